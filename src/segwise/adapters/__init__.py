@@ -1,0 +1,1 @@
+"""Adaptations, one a file: CARD and apply(parts, ...) -> Parts."""

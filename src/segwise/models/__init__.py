@@ -1,0 +1,1 @@
+"""Models, one a file: CARD and load(...) -> Segmenter."""

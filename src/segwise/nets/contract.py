@@ -1,0 +1,81 @@
+"""What lifts and training expect of a net."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+Tree = Any  # nested tuples, lists and dicts of tensors
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Prompts of Q queries in view voxels, float32.
+
+    Attributes:
+        image: int64 [Q], which of the B views a query asks about, so that slices of many targets share a call.
+        points: [Q, N, 3] (d, h, w) or None.
+        signs: [Q, N]: 1 positive, 0 negative, -1 padding; None without points.
+        boxes: [Q, 2, 3] low and high corner in the net's own convention, or None.
+        low_res: [Q, 1, ...] logits of the round before, or None.
+        tokens: embedded or tokenised text, or None.
+    """
+
+    image: Tensor
+    points: Tensor | None = None
+    signs: Tensor | None = None
+    boxes: Tensor | None = None
+    low_res: Tensor | None = None
+    tokens: Tree = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Answers to Q queries.
+
+    Attributes:
+        logits: [Q, M, ...] on the view, M candidates.
+        quality: [Q, M] predicted DSC or IoU (the card says which), or None.
+        presence: [Q] logit of "the target is there", or None.
+        low_res: what the next round may take back, or None.
+    """
+
+    logits: Tensor
+    quality: Tensor | None = None
+    presence: Tensor | None = None
+    low_res: Tensor | None = None
+
+
+class PromptNet(nn.Module):
+    """A promptable net: the image once, prompts often."""
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> Tree:
+        """[B, C, D, H, W] -> features, first axis B in every tensor."""
+
+    @abstractmethod
+    def decode(self, features: Tree, marks: Marks) -> Decoded:
+        """Features of B views and marks of Q queries -> Q answers."""
+
+
+class MemoryNet(PromptNet):
+    """A promptable net that remembers slices."""
+
+    @abstractmethod
+    def remember(self, features: Tree, decoded: Decoded, *, prompted: bool) -> Tree:
+        """What of an answered slice the next ones may recall."""
+
+    @abstractmethod
+    def recall(self, features: Tree, memories: list[Tree], offsets: list[int]) -> Tree:
+        """Features conditioned on memories; `offsets` are signed distances in slices."""
+
+
+class ClosedNet(nn.Module):
+    """A net that answers a closed list of labels."""
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """[B, C, D, H, W] -> logits [B, K, D, H, W], the finest first (others for deep supervision)."""

@@ -1,0 +1,1 @@
+"""Simulated users, one a file: CARD, first(...) and next(...)."""

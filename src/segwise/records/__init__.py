@@ -1,0 +1,1 @@
+"""Plans, tasks and records, and the append-only store of results."""

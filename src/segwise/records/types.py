@@ -1,0 +1,156 @@
+"""What an experiment is made of: `Plan` → `Task` → `Record` and `Score`. Plain values, so that each is one JSON line."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+STAGES = ("read_s", "encode_s", "prompt_s", "decode_s", "write_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One case of a plan and the targets wanted in it (all if empty)."""
+
+    case: str
+    targets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A model with a prompter, beside those of the grid."""
+
+    model: str
+    prompter: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An experiment.
+
+    Attributes:
+        name: file name without ending, or "compare".
+        question: what it asks, in a sentence.
+        models, prompters: specs; every model meets every prompter it can take.
+        pairs: further pairs, as they stand.
+        targets: only these, by common name; () is all.
+        cases: only these; () is all.
+        metrics: specs.
+        seeds: how many draws of prompters that draw.
+    """
+
+    name: str
+    question: str = ""
+    models: tuple[str, ...] = ()
+    prompters: tuple[str, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    targets: tuple[str, ...] = ()
+    cases: tuple[Choice, ...] = ()
+    metrics: tuple[str, ...] = ("overlap", "surface")
+    seeds: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One model, case, prompter and seed, with all its targets; the unit of work.
+
+    Attributes:
+        model, prompter: canonical specs, arguments as given.
+        dataset: name of the data set; `layout` the member that reads it; `root` its folder.
+        case, subject: ids.
+        seed: 0, 1, 2 ...
+        targets: common names.
+    """
+
+    model: str
+    prompter: str
+    dataset: str
+    layout: str
+    root: str
+    case: str
+    subject: str
+    seed: int
+    targets: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """Hash of what the task is; not of where the data lie nor of the list of targets."""
+        words = (self.model, self.prompter, self.dataset, self.case, str(self.seed))
+        return hashlib.blake2b("\x1f".join(words).encode(), digest_size=10).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What happened to one target of a task in one round.
+
+    Attributes:
+        task: id of the task; with `target` and `round` it is the key.
+        status: "done", "failed" (see `reason`, `traceback`) or "skipped" (see `reason`).
+        prompt: digest of the prompt in the ledger, "" if none was made.
+        mask: address of the stored mask, "" if none.
+        n_interactions: what the simulated user did up to this round.
+        quality: the model's predicted DSC; presence: its probability that the target is there.
+        seconds: by stage (`STAGES`), after warm-up, of this round.
+        peak_bytes: of the worker during the task.
+        given, resolved: arguments of the model as given and with defaults.
+        provenance: versions, git revision, digests of weights, card, segmenter and reference.
+    """
+
+    task: str
+    target: str
+    round: int
+    status: str
+    model: str
+    prompter: str
+    dataset: str
+    case: str
+    subject: str
+    seed: int
+    modality: str = ""
+    reason: str = ""
+    traceback: str = ""
+    prompt: str = ""
+    mask: str = ""
+    n_interactions: int = 0
+    quality: float | None = None
+    presence: float | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_bytes: int = 0
+    given: dict[str, Any] = field(default_factory=dict)
+    resolved: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """(task, target, round)."""
+        return self.task, self.target, self.round
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One measure of one record.
+
+    Attributes:
+        task, target, round: the record's key; round is -1 for a measure of the whole curve.
+        measure: "DSC", "HD95" ...
+        metric: the metric's spec with its resolved arguments (the tolerance).
+        value: null if undefined, with the reason.
+        reference: digest of the reference it was scored against.
+    """
+
+    task: str
+    target: str
+    round: int
+    measure: str
+    metric: str
+    value: float | None
+    reason: str = ""
+    reference: str = ""
+
+
+def to_line(item: Any) -> str:
+    """A dataclass of this file as one line of JSON, keys sorted."""
+    return json.dumps(dataclasses.asdict(item), sort_keys=True, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,1 @@
+"""Records into one self-contained HTML page; reads records only."""

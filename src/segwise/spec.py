@@ -1,0 +1,142 @@
+"""How a member is named with its arguments: `litemedsam(lift=propagate)+flips` ↔ `Spec`.
+
+Canonical form: arguments sorted by name, defaults left as given, numbers and booleans in Python's shortest form (`true`
+and `false` in lower case), strings bare where they are one word and quoted otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from segwise.errors import SpecError
+
+Value = int | float | bool | str | None
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*|\.{0,2}/[^()+,\s]*")
+_BARE = re.compile(r"[A-Za-z_./~][A-Za-z0-9_./~:-]*")
+_TOKEN = re.compile(r"""\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([^,()"'\s][^,()"']*))\s*""")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A member by name with arguments, and what is composed onto it.
+
+    Attributes:
+        name: the member, e.g. "litemedsam"; file names use "_" where specs use "-".
+        args: argument values as given.
+        plus: adapters, wrappers or further prompters, in order.
+    """
+
+    name: str
+    args: Mapping[str, Value] = field(default_factory=dict)
+    plus: tuple[Spec, ...] = ()
+
+    def __str__(self) -> str:
+        inner = ", ".join(f"{key}={_written(value)}" for key, value in sorted(self.args.items()))
+        own = f"{self.name}({inner})" if inner else self.name
+        return "+".join([own, *map(str, self.plus)])
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spec) and str(self) == str(other)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the canonical form."""
+        return hashlib.blake2b(str(self).encode(), digest_size=8).hexdigest()
+
+    @property
+    def base(self) -> Spec:
+        """Without what is composed onto it."""
+        return Spec(self.name, self.args)
+
+
+def parse(text: str) -> Spec:
+    """A spec from its written form.
+
+    Raises:
+        SpecError: the text is not `name(arg=value, ...)+name(...)`; the message points at the place.
+    """
+    parts = [_one(part, text) for part in _split(text)]
+    return Spec(parts[0].name, parts[0].args, tuple(parts[1:]))
+
+
+def seed_of(*words: object) -> int:
+    """A stable seed in [0, 2**63) from any printable values; equal on every machine and in every process."""
+    digest = hashlib.blake2b("\x1f".join(map(str, words)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _split(text: str) -> list[str]:
+    depth, quote, start, parts = 0, "", 0, []
+    for i, c in enumerate(text):
+        if quote:
+            quote = "" if c == quote else quote
+        elif c in "\"'":
+            quote = c
+        elif c in "()":
+            depth += 1 if c == "(" else -1
+        elif c == "+" and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    if depth or quote:
+        raise SpecError(f'"{text}": a {"quote" if quote else "bracket"} is not closed; expected name(arg=value, ...)')
+    return [*parts, text[start:]]
+
+
+def _one(part: str, text: str) -> Spec:
+    part = part.strip()
+    match = _NAME.match(part)
+    if not match:
+        raise SpecError(f'"{text}": expected a name where "{part}" stands, as in name(arg=value)+name')
+    name, rest = match.group(), part[match.end() :].strip()
+    if not rest:
+        return Spec(name)
+    if not (rest.startswith("(") and rest.endswith(")")):
+        raise SpecError(f'"{text}": after "{name}" came "{rest}", expected (arg=value, ...)')
+    return Spec(name, _arguments(rest[1:-1], text))
+
+
+def _arguments(inner: str, text: str) -> dict[str, Value]:
+    args: dict[str, Value] = {}
+    place = 0
+    while inner[place:].strip(" ,"):
+        match = re.compile(r"[\s,]*([A-Za-z_][A-Za-z0-9_]*)\s*=").match(inner, place)
+        token = _TOKEN.match(inner, match.end()) if match else None
+        if not match or not token:
+            raise SpecError(f'"{text}": "{inner[place:].strip()}" is not arg=value')
+        if match.group(1) in args:
+            raise SpecError(f'"{text}": {match.group(1)} is given twice')
+        double, single, bare = token.groups()
+        quoted = double if double is not None else single
+        args[match.group(1)] = _read(bare.strip()) if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+        place = token.end()
+    return args
+
+
+def _read(word: str) -> Value:
+    if word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    if word.lower() in ("none", "null"):
+        return None
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return word
+
+
+def _written(value: Value) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if _BARE.fullmatch(value) and value.lower() not in ("true", "false", "none", "null", "inf", "nan", "infinity"):
+        return value
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

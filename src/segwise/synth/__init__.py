@@ -1,0 +1,1 @@
+"""Procedural volumes: shapes, phantoms, image formation, corruptions."""

@@ -1,0 +1,1 @@
+"""Wrappers, one a file: CARD and wrap(segmenter, ...) -> Segmenter."""
