@@ -1,7 +1,7 @@
 """What a member declares of itself: one frozen dataclass a kind, written with literals only.
 
-The catalogue reads `CARD = ModelCard(key=literal, ...)` from the source without importing the member, so a card may hold
-strings, numbers, booleans, None, tuples, lists, dicts and the dataclasses of this file, nothing computed.
+The catalogue reads `CARD = ModelCard(key=literal, ...)` from the source without importing the member, so a card may
+hold strings, numbers, booleans, None, tuples, lists, dicts and the dataclasses of this file, nothing computed.
 """
 
 from __future__ import annotations

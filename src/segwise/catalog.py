@@ -35,7 +35,7 @@ KINDS = (*ENTRY, "plans")
 _CARDS = {
     name: value for name, value in vars(cards).items() if isinstance(value, type) and value.__module__ == cards.__name__
 }
-_REQUIRED = object()
+_REQUIRED: Any = object()
 
 
 @dataclass(frozen=True)

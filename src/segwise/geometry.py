@@ -290,9 +290,9 @@ def regrid(array: Array, src: Grid, dst: Grid, *, order: int, outside: float) ->
     dtype = array.dtype if order == 0 else np.dtype(np.float32)
     out = np.empty((len(flat), *dst.shape), dtype=dtype)
     for i, values in enumerate(flat):
-        values = values if order == 0 else values.astype(np.float32)
+        source = values if order == 0 else values.astype(np.float32)
         ndimage.affine_transform(
-            values, matrix[:3, :3], matrix[:3, 3], dst.shape, output=out[i], order=order, mode="nearest"
+            source, matrix[:3, :3], matrix[:3, 3], dst.shape, output=out[i], order=order, mode="nearest"
         )
     out[:, ~_inside(matrix, src.shape, dst.shape)] = outside
     if array.dtype == bool and order > 0:
@@ -339,9 +339,9 @@ def _copied(array: Array, source: list[int], sign: list[int], offset: list[int],
         stop = last + step
         take[axis] = slice(first, None if stop < 0 else stop, step)
         put[i] = slice(int(valid[0]), int(valid[-1]) + 1)
-    piece = array[(..., *take)]
+    piece = array[(slice(None),) * lead + tuple(take)]
     piece = piece.transpose(*range(lead), *(lead + a for a in source))
-    out[(..., *put)] = piece
+    out[(slice(None),) * lead + tuple(put)] = piece
     return out
 
 

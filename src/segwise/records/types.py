@@ -1,4 +1,4 @@
-"""What an experiment is made of: `Plan` → `Task` → `Record` and `Score`. Plain values, so that each is one JSON line."""
+"""What an experiment is made of: `Plan` → `Task` → `Record` and `Score`, plain values: each is one JSON line."""
 
 from __future__ import annotations
 
