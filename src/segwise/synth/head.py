@@ -83,7 +83,7 @@ def _hemispheres(paint: Painter, space: Space, rng: np.random.Generator, brain: 
     inside = np.maximum(white, cerebrum + 2.2)
     for side, half in sides.items():
         paint.paint(inside, Tissue(735, 18, 6), name=f"{side} cerebral white matter", within=half)
-    return inside
+    return np.asarray(inside)
 
 
 def _below(paint: Painter, space: Space) -> None:
