@@ -126,6 +126,7 @@ class PrompterCard:
         gives: kinds of mark it makes: the model must take all of them.
         rounds: "first" (one round) or "error" (more rounds, driven by the prediction's error).
         draws: it draws something at random, so seeds matter.
+        draws_if: arguments that make it draw where they are not 0 (jitter_mm).
         version: raised when the prompts it makes change; part of the ledger's key.
         source: protocol it follows.
     """
@@ -135,8 +136,13 @@ class PrompterCard:
     gives: tuple[str, ...]
     rounds: str = "first"
     draws: bool = False
+    draws_if: tuple[str, ...] = ()
     version: int = 1
     source: str = ""
+
+    def drawing(self, arguments: Mapping[str, object]) -> bool:
+        """Whether it draws with these resolved arguments; one seed is enough where it does not."""
+        return self.draws or any(arguments.get(name) for name in self.draws_if)
 
 
 @dataclass(frozen=True, kw_only=True)

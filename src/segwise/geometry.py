@@ -355,3 +355,17 @@ def _checked(axes: str) -> str:
     if len(axes) != 3 or any(sum(letter in pair for letter in axes) != 1 for pair in _LETTERS):
         raise GridError(f'axes is "{axes}", expected three letters, one each of L/R, P/A, I/S, e.g. "SPL"')
     return axes
+
+
+def bounds(mask: Array) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The half-open index box low..high around what is true in a mask of any number of axes; None if nothing is."""
+    low: list[int] = []
+    high: list[int] = []
+    for axis in range(mask.ndim):
+        cut = mask[tuple([slice(a, b) for a, b in zip(low, high, strict=True)])]
+        there = np.flatnonzero(cut.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        if not len(there):
+            return None
+        low.append(int(there[0]))
+        high.append(int(there[-1]) + 1)
+    return tuple(low), tuple(high)
