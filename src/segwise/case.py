@@ -74,6 +74,7 @@ class Case:
         licence: of the data, as stated.
         notes: what a report should say beside this case.
         ignore: value of voxels that must not be scored, or None.
+        derived: what can be made of `structures` but is not listed: the unions of left and right.
     """
 
     id: str
@@ -89,14 +90,16 @@ class Case:
     licence: str = ""
     notes: tuple[str, ...] = ()
     ignore: int | None = None
+    derived: tuple[Structure, ...] = ()
 
     def volume(self) -> Volume:
         """The image. [C, D, H, W] on the file's own axes, slowest first."""
         return self.load()
 
     def structure(self, name: str) -> Structure | None:
-        """The structure of that name (common or raw), or None."""
-        return next((s for s in self.structures if name in (s.name, s.raw)), None)
+        """The structure of that name (common or raw), listed or derived, or None."""
+        every = (*self.structures, *self.derived)
+        return next((s for s in every if name == s.name), None) or next((s for s in every if name == s.raw), None)
 
     def targets(self, names: tuple[str, ...], grid: Grid) -> list[Target]:
         """References by name, on the volume's grid; a union carries its sides as parts.
