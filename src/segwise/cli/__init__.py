@@ -1,1 +1,1 @@
-"""The command line: parse, call, show."""
+"""The command line: parse, call, show. What it does stands in `segwise.api`; nothing here is imported by a library."""

@@ -1,0 +1,202 @@
+"""The verbs of the command line as functions: what a notebook calls.
+
+    from segwise import api
+    api.inspect(["scan.nii.gz"])
+    api.segment("scan.nii.gz", "geodesic", "mask.nii.gz", boxes=("10,40,40,30,90,90",))
+    plan = api.compare_plan(models=("geodesic", "litemedsam"), prompters=("box2d",))
+    api.run(api.preview(plan, "data"), "runs/mine")
+    api.report("runs/mine")
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segwise import anatomy, assemble, io
+from segwise.errors import PromptError
+from segwise.geometry import Array, Channel, Grid, Volume
+from segwise.prompt import Box, Mark, Points, Prompt, Text
+from segwise.session import Session
+from segwise.store import Features
+
+Tick = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `segment` made.
+
+    Attributes:
+        path: the written file.
+        model: its spec.
+        labels: label id in the file -> structure.
+        voxels, ml: foreground by structure.
+        quality: the model's own predicted DSC by structure, None where it predicts none.
+        findings: what was odd about the scan.
+        seconds: from the encoded volume to the last mask, loading not counted.
+    """
+
+    path: Path
+    model: str
+    labels: Mapping[int, str]
+    voxels: Mapping[str, int]
+    ml: Mapping[str, float]
+    quality: Mapping[str, float | None]
+    findings: tuple[str, ...]
+    seconds: float
+
+
+def segment(
+    image: Path | str,
+    model: str,
+    out: Path | str,
+    *,
+    boxes: Sequence[str] = (),
+    points: Sequence[str] = (),
+    texts: Sequence[str] = (),
+    mm: bool = False,
+    modality: str = "",
+    **reading: Any,
+) -> Answer:
+    """Segment one scan and write the mask on its exact grid.
+
+    Boxes and points describe one target together. Each text is a target of its own; a model that takes only text and
+    is given none is asked for all it knows.
+
+    Args:
+        image: file, DICOM folder or zip.
+        model: spec.
+        out: .nii, .nii.gz, .nrrd or .mha.
+        boxes: "d0,h0,w0,d1,h1,w1", half-open voxels; with `mm` "x0,y0,z0,x1,y1,z1" in RAS.
+        points: "d,h,w,+" or "d,h,w,-"; with `mm` "x,y,z,+". The sign may be left out for "+".
+        texts: names of structures.
+        mm: see above.
+        modality: "CT" or "MR" where the file does not say.
+        reading: `series`, `volume`, `spacing_mm`, `slice_axis` of `io.read`.
+
+    Raises:
+        PromptError: a malformed prompt, one that the model does not take, or one outside the scan.
+        NoSuchStructure: a text that the model does not know.
+        FileError: the scan cannot be read, or the mask not written.
+    """
+    io.check_writable(out)
+    info = assemble.model_info(model)
+    built = assemble.build(model)
+    scan = io.read(image, modality=modality, **reading)
+    volume = _named(scan.volume, modality)
+    prompts = _prompts(info, volume.grid, boxes=boxes, points=points, texts=texts, mm=mm)
+    session = Session(built.segmenter, volume, store=Features())
+    start = time.perf_counter()
+    predictions = session.say(prompts)
+    masks = {name: found.array[0] for name, found in session.masks().items()}
+    seconds = time.perf_counter() - start
+    labels = {i + 1: name for i, name in enumerate(masks)}
+    painted = np.zeros(volume.grid.shape, dtype=np.uint16)
+    for label, name in labels.items():
+        painted[masks[name]] = label
+    io.write_mask(out, painted, scan.header, names=labels)
+    voxel_ml = abs(float(np.linalg.det(volume.grid.affine[:3, :3]))) / 1000
+    voxels = {name: int(mask.sum()) for name, mask in masks.items()}
+    return Answer(
+        path=Path(out),
+        model=str(info.spec),
+        labels=labels,
+        voxels=voxels,
+        ml={name: n * voxel_ml for name, n in voxels.items()},
+        quality={n: None if p.quality is None else float(p.quality[p.best]) for n, p in predictions.items()},
+        findings=tuple(finding.message for finding in scan.findings if finding.level != "note"),
+        seconds=seconds,
+    )
+
+
+def numbers(text: str, n: int, what: str, form: str) -> tuple[float, ...]:
+    """`n` finite numbers separated by commas.
+
+    Raises:
+        PromptError: anything else.
+    """
+    try:
+        values = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != n or not all(map(math.isfinite, values)):
+        raise PromptError(f'{what} "{text}": expected {n} numbers {form}')
+    return values
+
+
+def _prompts(
+    info: assemble.ModelInfo,
+    grid: Grid,
+    *,
+    boxes: Sequence[str],
+    points: Sequence[str],
+    texts: Sequence[str],
+    mm: bool,
+) -> dict[str, Prompt]:
+    marks: list[Mark] = [_box(text, grid, mm=mm) for text in boxes]
+    if points:
+        places = [_point(text, mm=mm) for text in points]
+        xyz = np.array([p for p, _ in places])
+        marks.append(Points(xyz if mm else grid.mm(xyz), np.array([sign for _, sign in places])))
+    if not marks and not texts and info.labels and info.card.takes == ("text",):
+        texts = info.labels
+    spoken = [*marks, *([Text(texts[0])] if texts else [])]
+    refused = sorted({mark.kind for mark in spoken} - set(info.card.takes))
+    if not spoken or refused:
+        came = f"{info.spec} does not take {' and '.join(refused)}" if refused else "nothing says what to segment"
+        options = {"box": "--box", "points": "--point", "text": "--text"}
+        wanted = " or ".join(options[kind] for kind in info.card.takes if kind in options)
+        raise PromptError(f"{came}; expected {wanted}")
+    _must_be_inside(Prompt(tuple(marks)), grid, info)
+    if not texts:
+        return {"target": Prompt(tuple(marks))}
+    names = dict.fromkeys(anatomy.common(text) or text for text in texts)
+    return {name: Prompt((*marks, Text(name))) for name in names}
+
+
+def _must_be_inside(prompt: Prompt, grid: Grid, info: assemble.ModelInfo) -> None:
+    placed = prompt.on(grid)
+    n_boxes = sum(isinstance(mark, Box) for mark in prompt.marks)
+    n_points = sum(len(mark.xyz_mm) for mark in prompt.marks if isinstance(mark, Points))
+    if len(placed.boxes) < n_boxes or len(placed.points) < n_points:
+        size = "x".join(map(str, grid.shape))
+        low, high = (grid.mm(corner)[0].round(1).tolist() for corner in ((0, 0, 0), [n - 1 for n in grid.shape]))
+        raise PromptError(
+            f"a box or point lies outside the scan, which has {size} voxels (d, h, w) "
+            f"from {low} to {high} mm RAS; give voxels as d,h,w, or mm with --mm"
+        )
+
+
+def _box(text: str, grid: Grid, *, mm: bool) -> Box:
+    form = "x0,y0,z0,x1,y1,z1 in mm RAS" if mm else "d0,h0,w0,d1,h1,w1 in voxels, half-open"
+    values = np.array(numbers(text, 6, "--box", form)).reshape(2, 3)
+    low, high = values.min(axis=0), values.max(axis=0)
+    if (high <= low).any():
+        raise PromptError(f'--box "{text}" is empty on an axis; expected {form}')
+    if mm:
+        return Box(low, np.diag(high - low))
+    return Box.of(grid, low, high)
+
+
+def _point(text: str, *, mm: bool) -> tuple[Array, bool]:
+    form = "x,y,z and + or - in mm RAS" if mm else "d,h,w and + or - in voxels"
+    place, _, sign = text.rpartition(",")
+    if sign.strip() not in ("+", "-"):
+        place, sign = text, "+"
+    return np.array(numbers(place, 3, "--point", form)), sign.strip() == "+"
+
+
+def _named(volume: Volume, modality: str) -> Volume:
+    if not modality:
+        return volume
+    if modality.upper() not in ("CT", "MR"):
+        raise PromptError(f'--modality "{modality}": expected CT or MR')
+    channels = [Channel(modality.upper(), channel.window_hu) for channel in volume.channels]
+    return Volume.of(volume.array, volume.grid, channels)

