@@ -183,7 +183,7 @@ def _read(kind: str, name: str, module: str, path: Path) -> Member:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "CARD" for t in node.targets):
             found = _literal(node.value, path)
         if isinstance(node, ast.FunctionDef) and node.name == ENTRY[kind]:
-            parameters = _parameters(node, path)
+            parameters = _parameters(node, tree, path)
     if found is None or parameters is None:
         raise CatalogError(f"{path.name}: a member of {kind} needs CARD = ...Card(...) and def {ENTRY[kind]}(...)")
     return Member(kind, name, found, parameters, module, path)
@@ -204,9 +204,17 @@ def _literal(node: ast.expr, path: Path) -> Any:
         raise CatalogError(f"{path.name}, line {node.lineno}: a card holds literals only") from error
 
 
-def _parameters(function: ast.FunctionDef, path: Path) -> dict[str, Parameter]:
+def _parameters(function: ast.FunctionDef, tree: ast.Module, path: Path) -> dict[str, Parameter]:
+    assigned = {
+        target.id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
     found = {}
-    for arg, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+    for arg, given in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+        default = assigned.get(given.id, given) if isinstance(given, ast.Name) else given  # a constant of the module
         value = _REQUIRED if default is None else _literal(default, path)
         types, choices = _annotation(arg.annotation)
         required = value is _REQUIRED
