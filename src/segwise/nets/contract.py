@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,11 @@ class Decoded:
 class PromptNet(nn.Module):
     """A promptable net: the image once, prompts often."""
 
+    @property
+    def encoding(self) -> nn.Module:
+        """The part that `encode` depends on: what is adapted elsewhere leaves stored features good. Here all of it."""
+        return self
+
     @abstractmethod
     def encode(self, image: Tensor) -> Tree:
         """[B, C, D, H, W] -> features, first axis B in every tensor."""
@@ -79,3 +85,11 @@ class ClosedNet(nn.Module):
     @abstractmethod
     def forward(self, image: Tensor) -> list[Tensor]:
         """[B, C, D, H, W] -> logits [B, K, D, H, W], the finest first (others for deep supervision)."""
+
+
+class StreamedNet(ClosedNet):
+    """A closed-label net that can answer a large image slab by slab, in bounded memory and without gradients."""
+
+    @abstractmethod
+    def slabs(self, image: Tensor) -> Iterator[Tensor]:
+        """[B, C, D, H, W] -> the finest logits of `forward` in pieces [B, K, d, H, W] along D, in order."""
