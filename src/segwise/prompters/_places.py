@@ -70,6 +70,14 @@ class Region:
         places = self.mm(index)
         return Points(places, np.full(len(places), positive))
 
+    def whole_slice(self, mask: Array, grid: Grid, piece: Slice) -> Array:
+        """The whole image slice [A, B], turned upright, of another mask [D, H, W] where a slice of this region lies."""
+        low, high = np.zeros(3, dtype=int), np.array(self.grid.shape)
+        low[piece.axis] = self.low[piece.axis] + piece.number
+        high[piece.axis] = low[piece.axis] + 1
+        cut = regrid(mask, grid, self.grid.crop(low.tolist(), high.tolist()), order=0, outside=0.0)
+        return np.asarray(np.take(cut, 0, axis=piece.axis))
+
     def slices(self, plane: str) -> Iterator[Slice]:
         """The occupied slices of a plane, in the direction of S, P or L.
 
@@ -126,8 +134,25 @@ def region(mask: Array, grid: Grid) -> Region | None:
     cut = grid.crop(low, high)
     turned, whole = cut.toward(UPRIGHT), grid.toward(UPRIGHT)
     piece = mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    upright = np.ascontiguousarray(regrid(piece, cut, turned, order=0, outside=0.0))
+    upright = np.array(regrid(piece, cut, turned, order=0, outside=0.0), order="C")  # writeable, as cc3d wants it
     return Region(upright, np.rint(whole.index(turned.mm([0, 0, 0]))[0]).astype(int), whole)
+
+
+def middle(pieces: Sequence[Slice]) -> Slice:
+    """Of the occupied slices the one at int((z1 - z0) / 2 + z0), z1 the last; the nearest (lower) one if that is empty.
+
+    Counted in the direction of S, P or L, so that a flipped file has the same middle.
+    """
+    wanted = int((pieces[-1].number - pieces[0].number) / 2 + pieces[0].number)
+    return min(pieces, key=lambda piece: abs(piece.number - wanted))
+
+
+def spread(pieces: Sequence[Slice], k: int) -> list[Slice]:
+    """Of the occupied slices k equidistant ones from the first to the last, rounded down, then moved to the nearest
+    occupied one; fewer if some coincide (RadioActive)."""
+    wanted = np.linspace(pieces[0].number, pieces[-1].number, k, dtype=int)
+    chosen = {(p := min(pieces, key=lambda piece: abs(piece.number - w))).number: p for w in wanted}
+    return [chosen[number] for number in sorted(chosen)]
 
 
 def wrong(target: Target, mask: Array) -> Region | None:
