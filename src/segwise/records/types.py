@@ -93,7 +93,8 @@ class Record:
         mask: address of the stored mask, "" if none.
         n_interactions: what the simulated user did up to this round.
         quality: the model's predicted DSC; presence: its probability that the target is there.
-        seconds: by stage (`STAGES`), after warm-up, of this round.
+        seconds: by stage (`STAGES`), after warm-up, of this round; what targets did together (reading, encoding, a
+            call for several) is shared equally among them, so that sums over records are the task's.
         peak_bytes: of the worker during the task.
         given, resolved: arguments of the model as given and with defaults.
         provenance: versions, git revision, digests of weights, card, segmenter and reference.
@@ -139,6 +140,7 @@ class Score:
         metric: the metric's spec with its resolved arguments (the tolerance).
         value: null if undefined, with the reason.
         reference: digest of the reference it was scored against.
+        mask: address of the mask that was scored, that of the last round for a curve.
     """
 
     task: str
@@ -149,6 +151,24 @@ class Score:
     value: float | None
     reason: str = ""
     reference: str = ""
+    mask: str = ""
+
+
+def record_of(task: Task, target: str, number: int, status: str, **facts: Any) -> Record:
+    """A record of a task; `facts` are further fields."""
+    return Record(
+        task=task.id,
+        target=target,
+        round=number,
+        status=status,
+        model=task.model,
+        prompter=task.prompter,
+        dataset=task.dataset,
+        case=task.case,
+        subject=task.subject,
+        seed=task.seed,
+        **facts,
+    )
 
 
 def to_line(item: Any) -> str:

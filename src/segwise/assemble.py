@@ -1,0 +1,262 @@
+"""Specs → objects: `litemedsam(lift=propagate)+lora(rank=4)+flips` → a Segmenter. The only place that composes.
+
+A name after "+" is an adapter or a wrapper for a model, and a further prompter for a prompter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from segwise import catalog, spec
+from segwise.card import MetricCard, ModelCard, PrompterCard
+from segwise.case import Target
+from segwise.errors import CatalogError, SpecError
+from segwise.geometry import Array
+from segwise.prompt import Prompt
+from segwise.segmenter import Learned, Segmenter
+from segwise.spec import Spec, Value
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model without loading it.
+
+    Attributes:
+        spec: canonical, arguments as given.
+        card: of the base model.
+        given, resolved: arguments as given and with defaults; those of adapters and wrappers as "+name.argument".
+        labels: the closed list of the chosen variant, or None.
+    """
+
+    spec: Spec
+    card: ModelCard
+    given: Mapping[str, Value]
+    resolved: Mapping[str, Value]
+    labels: tuple[str, ...] | None
+
+    @property
+    def digest(self) -> str:
+        """Hash of the card."""
+        return hashlib.blake2b(repr(self.card).encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model ready to be asked.
+
+    Attributes:
+        segmenter: base, adapters and wrappers together.
+        info: what was known before.
+        weights: digest of the weights, "" for a model without.
+    """
+
+    segmenter: Segmenter
+    info: ModelInfo
+    weights: str
+
+
+@dataclass(frozen=True)
+class PrompterInfo:
+    """What is known of a prompter without loading it.
+
+    Attributes:
+        spec: canonical, arguments as given.
+        cards: of its parts.
+        arguments: of its parts, given and default.
+    """
+
+    spec: Spec
+    cards: tuple[PrompterCard, ...]
+    arguments: tuple[Mapping[str, Value], ...]
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Kinds of mark that it makes."""
+        return frozenset(kind for card in self.cards for kind in card.gives)
+
+    @property
+    def draws(self) -> bool:
+        """Whether anything is drawn at random, so that seeds matter."""
+        return any(card.drawing(dict(args)) for card, args in zip(self.cards, self.arguments, strict=True))
+
+    @property
+    def version(self) -> str:
+        """Versions of all parts."""
+        return "+".join(str(card.version) for card in self.cards)
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """A simulated user, possibly composed: all parts speak in round one, later rounds are the last one's."""
+
+    info: PrompterInfo
+    modules: tuple[Any, ...]
+
+    def first(self, target: Target, seed: int) -> Prompt | None:
+        """What is said in round one; None if the target is absent and a part has nothing to say about that."""
+        parts = zip(self.modules, self.info.arguments, strict=True)
+        said: list[Prompt | None] = [module.first(target, seed, **arguments) for module, arguments in parts]
+        if any(prompt is None for prompt in said):
+            return None
+        return Prompt(tuple(mark for prompt in said if prompt is not None for mark in prompt.marks))
+
+    def next(self, target: Target, prompt: Prompt, mask: Array, seed: int) -> Prompt | None:
+        """The prompt with the next round's marks appended; None when content. `mask` is bool [D, H, W]."""
+        if self.info.cards[-1].rounds == "first":
+            return None
+        found: Prompt | None = self.modules[-1].next(target, prompt, mask, seed, **self.info.arguments[-1])
+        return found
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A family of measures with its arguments.
+
+    Attributes:
+        spec: canonical, with all arguments, so that a score says its tolerance.
+        card: its measures.
+        arguments: given and default.
+    """
+
+    spec: Spec
+    card: MetricCard
+    module: Any
+    arguments: Mapping[str, Value]
+
+    def score(self, pair: Any) -> dict[str, float]:
+        """Value by measure, nan where undefined; a curve metric takes a list of pairs."""
+        found: dict[str, float] = self.module.score(pair, **self.arguments)
+        return found
+
+
+def model_info(text: str | Spec) -> ModelInfo:
+    """What is known of a model from its source alone, after checking all its arguments.
+
+    Raises:
+        CatalogError: an unknown model, adapter, wrapper or argument, or a wrong value.
+    """
+    wanted = _spec(text)
+    base = catalog.member("models", wanted.name)
+    resolved = base.arguments(wanted)
+    given = dict(wanted.args)
+    for plus in wanted.plus:
+        member = catalog.member(_kind_of(plus), plus.name)
+        given |= {f"+{plus.name}.{key}": value for key, value in plus.args.items()}
+        resolved |= {f"+{plus.name}.{key}": value for key, value in member.arguments(plus).items()}
+    return ModelInfo(wanted, base.card, given, resolved, _labels(base.card, resolved))
+
+
+def build(text: str | Spec) -> Built:
+    """A model with its adapters and wrappers.
+
+    Raises:
+        CatalogError: as `model_info`; or an adapter meets a model that has nothing to adapt.
+        WeightsError: its weights are missing or damaged; the message says what to type.
+    """
+    info = model_info(text)
+    module, arguments = catalog.load("models", info.spec.base)
+    segmenter: Segmenter = module.load(**arguments)
+    weights = segmenter.parts.weights if isinstance(segmenter, Learned) else ""
+    for plus in info.spec.plus:
+        kind = _kind_of(plus)
+        extra, values = catalog.load(kind, plus)
+        if kind == "wrappers":
+            segmenter = extra.wrap(segmenter, **values)
+            continue
+        if not isinstance(segmenter, Learned):
+            raise SpecError(
+                f"{info.spec}: {plus.name} adapts the net of a learned model, and there is none before it; "
+                "put adapters before wrappers and on models that have weights"
+            )
+        segmenter = segmenter.rebuilt(extra.apply(segmenter.parts, **values))
+        weights = segmenter.parts.weights
+    return Built(segmenter, info, weights)
+
+
+def segmenter(text: str | Spec) -> Segmenter:
+    """A model with its adapters and wrappers, e.g. "litemedsam(lift=propagate)+flips". Errors as `build`."""
+    return build(text).segmenter
+
+
+def prompter_info(text: str | Spec) -> PrompterInfo:
+    """What is known of a prompter from its source alone, after checking all its arguments.
+
+    Raises:
+        CatalogError: an unknown prompter or argument, or a wrong value.
+    """
+    wanted = _spec(text)
+    parts = (wanted.base, *wanted.plus)
+    members = [catalog.member("prompters", part.name) for part in parts]
+    arguments = tuple(member.arguments(part) for member, part in zip(members, parts, strict=True))
+    return PrompterInfo(wanted, tuple(member.card for member in members), arguments)
+
+
+def prompter(text: str | Spec) -> Prompter:
+    """A simulated user, e.g. "box3d+name". Errors as `prompter_info`."""
+    info = prompter_info(text)
+    parts = (info.spec.base, *info.spec.plus)
+    return Prompter(info, tuple(catalog.member("prompters", part.name).load() for part in parts))
+
+
+def on_plane(text: str | Spec, plane: Value) -> Spec:
+    """A prompter's spec with `plane=` filled in where a part takes it, was not given it, and has another default."""
+    wanted = _spec(text)
+
+    def one(part: Spec) -> Spec:
+        parameter = catalog.member("prompters", part.name).parameters.get("plane")
+        if parameter is None or "plane" in part.args or plane in (None, parameter.default):
+            return part
+        return dataclasses.replace(part, args={**part.args, "plane": plane}, plus=())
+
+    base = one(wanted.base)
+    return Spec(base.name, base.args, tuple(one(part) for part in wanted.plus))
+
+
+def metric_info(text: str | Spec) -> Spec:
+    """The spec of a metric with all its arguments, given and default.
+
+    Raises:
+        CatalogError: an unknown metric or argument, or a wrong value.
+    """
+    wanted = _spec(text)
+    if wanted.plus:
+        raise SpecError(f"{wanted}: metrics do not compose; give them one by one")
+    return Spec(wanted.name, catalog.member("metrics", wanted.name).arguments(wanted))
+
+
+def metric(text: str | Spec) -> Metric:
+    """A metric, e.g. "surface(tolerance_mm=1)". Errors as `metric_info`."""
+    wanted = metric_info(text)
+    return Metric(wanted, catalog.card("metrics", wanted), catalog.member("metrics", wanted.name).load(), wanted.args)
+
+
+def base_name(text: str | Spec) -> str:
+    """The base model of a spec: specs of one base share encoded features."""
+    return _spec(text).name
+
+
+def _spec(text: str | Spec) -> Spec:
+    return spec.parse(text) if isinstance(text, str) else text
+
+
+def _kind_of(plus: Spec) -> str:
+    for kind in ("adapters", "wrappers"):
+        if plus.name in catalog.names(kind):
+            return kind
+    known = (*catalog.names("adapters"), *catalog.names("wrappers"))
+    near = difflib.get_close_matches(plus.name, known, n=2, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known) or 'none'}"
+    raise CatalogError(f'no adapter or wrapper "{plus.name}"{hint}')
+
+
+def _labels(card: ModelCard, resolved: Mapping[str, Value]) -> tuple[str, ...] | None:
+    if card.labels is None:
+        return None
+    variant = str(resolved.get("variant", ""))
+    lists: Sequence[tuple[str, ...]] = [card.labels[variant]] if variant in card.labels else list(card.labels.values())
+    return tuple(dict.fromkeys(name for names in lists for name in names))

@@ -1,0 +1,217 @@
+"""Stored masks + references → scores; neither a model nor torch. What is scored already is not scored again.
+
+Where some model of a run answered for both sides of a structure only together ("thalamus"), the union of what the
+others gave for left and right is made here from their stored masks, and scored as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from segwise import assemble, pair
+from segwise.assemble import Metric
+from segwise.case import Case
+from segwise.errors import RunError
+from segwise.evaluate import crops, inventory, references
+from segwise.geometry import Array, Volume
+from segwise.pair import Pair
+from segwise.records.run import Run
+from segwise.records.types import Record, Score
+
+Tick = Callable[[int, int, str], None]  # done, total, what
+
+
+def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, progress: Tick | None = None) -> int:
+    """Score what is not scored yet; how many scores were written.
+
+    Args:
+        run: opened for writing.
+        metrics: specs; () is those of the run's plan.
+        data: where the data set lies now, if it has moved.
+        progress: called with (done, total, what).
+
+    Raises:
+        RunError: the run holds no record, or its data are not where they were.
+        CatalogError: an unknown metric.
+    """
+    about = run.about()
+    chosen = [assemble.metric(text) for text in metrics or about["plan"]["metrics"]]
+    cases = _cases(about, data)
+    by_case: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in run.records():
+        by_case[record.dataset, record.case].append(record)
+    if not by_case:
+        raise RunError(f"{run.path} holds no record; run the comparison first")
+    known = {(s.task, s.target, s.round, s.measure, s.metric): (s.reference, s.mask) for s in run.scores()}
+    asked = tuple(about["plan"]["targets"])
+    written = 0
+    for done, (place, records) in enumerate(by_case.items()):
+        if progress:
+            progress(done, len(by_case), f"scoring {place[1]}")
+        if not any(record.status == "done" for record in records):
+            continue
+        if place not in cases:
+            raise RunError(f"case {place[1]} of {place[0]} is no longer in the data of this run")
+        derived = _unions(run, cases[place], records, asked)
+        run.add(derived)
+        fresh = {record.key for record in derived}
+        current = [record for record in records if record.key not in fresh] + derived
+        written += _Scoring(run, cases[place], current, chosen, known).all()
+    if progress:
+        progress(len(by_case), len(by_case), "scored")
+    return written
+
+
+def _cases(about: dict[str, object], data: Path | None) -> dict[tuple[str, str], Case]:
+    """By data set and id."""
+    sources = about.get("sources")
+    found: dict[tuple[str, str], Case] = {}
+    for source in sources if isinstance(sources, list) else []:
+        root = data or Path(source["root"])
+        if not root.exists():
+            raise RunError(f"the data of this run are not at {root} any more; say where they are (data=)")
+        for case in inventory.find(root, source["layout"])[1]:
+            found[case.dataset, case.id] = case
+    return found
+
+
+def _rounds(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Records by task and target, in the order of their rounds."""
+    found: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda r: r.round):
+        found[record.task, record.target].append(record)
+    return found
+
+
+def _unions(run: Run, case: Case, records: Sequence[Record], asked: tuple[str, ...]) -> list[Record]:
+    """New records of unions that some model answered (or that were asked for) from the sides that others gave."""
+    rounds = _rounds(records)
+    both = references.unions(case)
+    answered = {record.target for record in records if record.status == "done"} | set(asked)
+    made: list[Record] = []
+    for union in sorted(set(both) & answered):
+        for task in dict.fromkeys(record.task for record in records):
+            sides = [rounds.get((task, side), []) for side in both[union]]
+            own = rounds.get((task, union), [])
+            if all(sides) and not any(r.status == "failed" for side in sides for r in side):
+                made += _union(run, union, sides, own)
+    return made
+
+
+def _union(run: Run, union: str, sides: list[list[Record]], own: list[Record]) -> list[Record]:
+    """The records of one union in one task; [] if they are there, or if no side was answered."""
+    sides = [[r for r in side if r.status == "done"] for side in sides]
+    n = max(map(len, sides))
+    at = [[side[min(i, len(side) - 1)] for side in sides if side] for i in range(n)]
+    wanted = [[record.mask for record in parts] for parts in at]
+    if not n or any("union" not in r.provenance for r in own) or [r.provenance["union"] for r in own] == wanted:
+        return []
+    made = []
+    for number, parts in enumerate(at):
+        loaded = [run.masks.get(record.mask) for record in parts]
+        address = run.masks.put(np.logical_or.reduce([mask for mask, _ in loaded]), loaded[0][1])
+        first = parts[0]
+        shared = {key: value for key, value in first.provenance.items() if key not in ("reference", "seeds")}
+        changed = {
+            "target": union,
+            "round": number,
+            "mask": address,
+            "prompt": "",
+            "quality": None,
+            "presence": None,
+            "n_interactions": sum(record.n_interactions for record in parts),
+            "seconds": {},
+            "provenance": {**shared, "union": wanted[number]},
+        }
+        made.append(Record(**{**vars(first), **changed}))
+    return made
+
+
+@dataclass
+class _Scoring:
+    """The scores of one case."""
+
+    run: Run
+    case: Case
+    records: list[Record]
+    metrics: list[Metric]
+    known: dict[tuple[str, str, int, str, str], tuple[str, str]]
+    _volume: list[Volume] = field(default_factory=list)
+
+    def all(self) -> int:
+        """Score what is new; how many scores were written."""
+        done = [record for record in self.records if record.status == "done"]
+        names = tuple(dict.fromkeys(record.target for record in done))
+        masks = references.masks(self.case, names)
+        digests = {name: references.digest_of(mask) for name, mask in masks.items()}
+        ignored = references.ignored(self.case)
+        written = 0
+        for (_, name), rounds in _rounds(done).items():
+            found = list(self._target(rounds, masks[name], digests[name], ignored))
+            self.run.add_scores(found)
+            written += len(found)
+        return written
+
+    def _target(self, rounds: list[Record], reference: Array, digest: str, ignored: Array | None) -> Iterator[Score]:
+        """New scores of one target of a task: of each round, and of the curve."""
+        new = {
+            (metric.spec, record.round): self._is_new(metric, record, record.round, digest)
+            for metric in self.metrics
+            for record in rounds
+        }
+        curves = [m for m in self.metrics if m.card.curve and self._is_new(m, rounds[-1], -1, digest)]
+        if not any(new.values()) and not curves:
+            return
+        pairs = [self._pair(record, reference, ignored) for record in rounds]
+        for metric in self.metrics:
+            if metric.card.curve:
+                if metric in curves:
+                    yield from self._scores(metric, metric.score(pairs), rounds[-1], -1, digest)
+                continue
+            for record, both in zip(rounds, pairs, strict=True):
+                if new[metric.spec, record.round]:
+                    yield from self._scores(metric, metric.score(both), record, record.round, digest)
+        if not self._volume:
+            self._volume.append(self.case.volume())
+        assert pairs[-1].reference is not None
+        crops.write(self.run, rounds[-1], self._volume[0], pairs[-1].reference, pairs[-1].prediction)
+
+    def _is_new(self, metric: Metric, record: Record, number: int, digest: str) -> bool:
+        if metric.card.curve != (number < 0):
+            return False
+        keys = [(record.task, record.target, number, m, str(metric.spec)) for m in metric.card.measures]
+        return any(self.known.get(key) != (digest, record.mask) for key in keys)
+
+    def _pair(self, record: Record, reference: Array, ignored: Array | None) -> Pair:
+        prediction, grid = self.run.masks.get(record.mask)
+        if prediction.shape != reference.shape:
+            raise RunError(
+                f"case {self.case.id}: its reference is {reference.shape}, its predictions are {prediction.shape}: the "
+                "data changed since the run; run it again in a new folder"
+            )
+        if ignored is not None:
+            return Pair(reference & ~ignored, prediction & ~ignored, grid)
+        return Pair(reference, prediction, grid)
+
+    def _scores(
+        self, metric: Metric, values: dict[str, float], record: Record, number: int, digest: str
+    ) -> Iterator[Score]:
+        for measure, value in values.items():
+            finite = math.isfinite(value)
+            yield Score(
+                task=record.task,
+                target=record.target,
+                round=number,
+                measure=measure,
+                metric=str(metric.spec),
+                value=float(value) if finite else None,
+                reason="" if finite else pair.reason(value) or "not finite",
+                reference=digest,
+                mask=record.mask,
+            )

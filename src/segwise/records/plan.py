@@ -1,0 +1,161 @@
+"""TOML → `Plan`. An error names the file, the field, what came and what was expected.
+
+question = "Which model is best with one box?"
+models = ["box-fill", {name = "litemedsam", lift = "propagate"}]     # specs, or tables of a name and its arguments
+prompters = ["box2d", "clicks(n=5)"]
+pairs = [{model = "geodesic", prompter = "box-points(n=5)"}]         # beside the grid of models and prompters
+targets = ["liver"]                                                  # all if left out
+metrics = ["overlap", "surface"]
+seeds = 3
+
+[[cases]]                                                            # all if left out
+case = "ct_1"
+targets = ["liver", "spleen"]
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segwise import spec
+from segwise.errors import PlanError, SpecError
+from segwise.records.types import Choice, Pair, Plan
+
+FIELDS = ("question", "models", "prompters", "pairs", "targets", "cases", "metrics", "seeds")
+
+
+def read(path: Path | str) -> Plan:
+    """A plan from a file.
+
+    Raises:
+        PlanError: the file cannot be read, is not TOML, or a field is wrong.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path}: cannot be read ({error}); expected a plan in TOML") from error
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PlanError(f"{path.name}: not TOML: {error}") from error
+    return build(content, name=path.stem, source=path.name)
+
+
+def build(content: Mapping[str, Any], *, name: str, source: str) -> Plan:
+    """A plan from values; `source` begins the messages.
+
+    Raises:
+        PlanError: a field is unknown, missing or wrong.
+    """
+    for key in content:
+        if key not in FIELDS:
+            close = difflib.get_close_matches(key, FIELDS, n=1)
+            hint = f'; did you mean "{close[0]}"?' if close else f"; there are {', '.join(FIELDS)}"
+            raise PlanError(f"{source}: {key}: no such field{hint}")
+    plan = Plan(
+        name=name,
+        question=_text(content.get("question", ""), f"{source}: question"),
+        models=tuple(_specs(content.get("models", []), f"{source}: models")),
+        prompters=tuple(_specs(content.get("prompters", []), f"{source}: prompters")),
+        pairs=_pairs(content.get("pairs", []), f"{source}: pairs"),
+        targets=_texts(content.get("targets", []), f"{source}: targets"),
+        cases=_cases(content.get("cases", []), f"{source}: cases"),
+        metrics=tuple(_specs(content.get("metrics", Plan.metrics), f"{source}: metrics")),
+        seeds=_count(content.get("seeds", 1), f"{source}: seeds"),
+    )
+    if not plan.models and not plan.pairs:
+        raise PlanError(f"{source}: models: nothing came, expected at least one model")
+    if not plan.metrics:
+        raise PlanError(f"{source}: metrics: nothing came, expected at least one metric")
+    return plan
+
+
+def _specs(value: Any, where: str) -> list[str]:
+    found = [_spec(item, f"{where}[{i}]") for i, item in enumerate(_list(value, where))]
+    for i, item in enumerate(found):
+        if item in found[:i]:
+            raise PlanError(f'{where}[{i}]: "{item}" came twice, expected once')
+    return found
+
+
+def _spec(value: Any, where: str) -> str:
+    if isinstance(value, Mapping):
+        args = {key: item for key, item in value.items() if key != "name"}
+        for key, item in args.items():
+            if not isinstance(item, int | float | bool | str):
+                raise PlanError(f"{where}.{key}: {item!r} is not a number, a word, true or false")
+        text = _text(value.get("name", ""), f"{where}.name")
+        if not text:
+            raise PlanError(f'{where}.name: nothing came, expected a name as in {{name = "sam", size = "b"}}')
+        base = _parsed(text, f"{where}.name")
+        return str(spec.Spec(base.name, {**base.args, **args}, base.plus))
+    return str(_parsed(_text(value, where), where))
+
+
+def _parsed(text: str, where: str) -> spec.Spec:
+    try:
+        return spec.parse(text)
+    except SpecError as error:
+        raise PlanError(f"{where}: {error}") from error
+
+
+def _pairs(value: Any, where: str) -> tuple[Pair, ...]:
+    found = []
+    for i, item in enumerate(_list(value, where)):
+        table = _table(item, f"{where}[{i}]", ("model", "prompter"), ("model", "prompter"))
+        model, prompter = (_spec(table[key], f"{where}[{i}].{key}") for key in ("model", "prompter"))
+        found.append(Pair(model=model, prompter=prompter))
+    return tuple(found)
+
+
+def _cases(value: Any, where: str) -> tuple[Choice, ...]:
+    found: list[Choice] = []
+    for i, item in enumerate(_list(value, where)):
+        if isinstance(item, str):
+            found.append(Choice(case=item))
+            continue
+        table = _table(item, f"{where}[{i}]", ("case", "targets"), ("case",))
+        targets = _texts(table.get("targets", []), f"{where}[{i}].targets")
+        found.append(Choice(case=_text(table["case"], f"{where}[{i}].case"), targets=targets))
+    return tuple(found)
+
+
+def _table(value: Any, where: str, fields: tuple[str, ...], needed: tuple[str, ...]) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise PlanError(f"{where}: {value!r} is not a table of {', '.join(fields)}")
+    for key in value:
+        if key not in fields:
+            raise PlanError(f"{where}.{key}: no such field; there are {', '.join(fields)}")
+    for key in needed:
+        if key not in value:
+            raise PlanError(f"{where}.{key}: nothing came, expected a value")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise PlanError(f"{where}: {value!r} is not a list")
+    return list(value)
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise PlanError(f"{where}: {value!r} is not a text in quotes")
+    return value
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    return tuple(_text(item, f"{where}[{i}]") for i, item in enumerate(_list(value, where)))
+
+
+def _count(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PlanError(f"{where}: {value!r} is not a whole number")
+    if value < 1:
+        raise PlanError(f"{where}: {value} is not ≥ 1")
+    return value

@@ -1,0 +1,225 @@
+"""The folder of a run: plan, records, scores, masks, ledger and crops; append-only, safe against `kill -9`.
+
+RUN/run.json           what was asked (plan, data, command, versions), replaced whole
+RUN/lock               held by the one process that writes
+RUN/records/*.jsonl    segments of records, one task a line with its checksum; the last of a key counts
+RUN/scores/*.jsonl     the same for scores
+RUN/ledger/*.jsonl     prompts, in world mm (evaluate.ledger)
+RUN/masks/ab/*.mask    masks by content
+RUN/crops/*.npz        small pictures for the report
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from segwise.errors import RunError
+from segwise.records import durable
+from segwise.records.masks import Masks
+from segwise.records.types import Record, Score
+
+FORMAT = 1
+SEGMENT_BYTES = 4 << 20  # a segment larger than this is followed by a new one
+
+
+class Journal:
+    """A folder of append-only segments; a line is a batch that counts wholly or not at all."""
+
+    def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self.folder = folder
+        self.segment_bytes = segment_bytes
+
+    def segments(self) -> list[Path]:
+        """Files in the order written."""
+        return sorted(self.folder.glob("[0-9]*.jsonl"))
+
+    def items(self) -> list[dict[str, Any]]:
+        """All items, oldest first."""
+        while True:
+            segments = self.segments()
+            try:
+                batches = [batch for path in segments for batch in durable.lines(path)]
+            except FileNotFoundError:  # merged away by the writer since we looked
+                continue
+            return [item for batch in batches for item in batch if "replaces" not in item]
+
+    def open(self) -> None:
+        """Make it fit for appending: finish a compaction that was cut short, drop a torn line and stray files."""
+        for stray in self.folder.glob(".*.tmp"):
+            stray.unlink()
+        segments = self.segments()
+        for path in segments:
+            self._drop_replaced(path)
+        if segments:
+            durable.repair(segments[-1])
+
+    def append(self, items: Sequence[dict[str, Any]]) -> None:
+        """Append a batch; on disk when this returns."""
+        if not items:
+            return
+        segments = self.segments()
+        path = segments[-1] if segments else self.folder / "000001.jsonl"
+        if path.exists() and path.stat().st_size >= self.segment_bytes:
+            path = self._next(path)
+        fresh = not path.exists()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            durable.append_line(file, list(items))
+        if fresh:
+            durable.sync_folder(self.folder)
+            durable.step("segment.created")
+
+    def compact(self, kept: Sequence[dict[str, Any]]) -> None:
+        """Replace all segments by one that holds what is to be kept."""
+        segments = self.segments()
+        if len(segments) < 2 and len(self.items()) == len(kept):
+            return
+        merged = self._next(segments[-1])
+        head: list[dict[str, Any]] = [{"replaces": [path.name for path in segments]}]
+        data = b"".join(durable.line_of([item]) for item in kept)
+        durable.write_whole(merged, durable.line_of(head) + data)
+        durable.step("compact.merged")
+        self._drop_replaced(merged)
+
+    def _drop_replaced(self, path: Path) -> None:
+        with path.open("rb") as file:
+            first = file.readline()
+        if b'"replaces"' not in first[:80]:
+            return
+        for item in next(iter(durable.lines(path)), []):
+            for name in item["replaces"]:
+                (self.folder / name).unlink(missing_ok=True)
+                durable.step("compact.dropped")
+
+    def _next(self, path: Path) -> Path:
+        return self.folder / f"{int(path.stem) + 1:06d}.jsonl"
+
+
+class Run:
+    """A run folder. `Run.read` looks; `Run.write` is the one writer, a context manager that holds the lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.masks = Masks(path / "masks")
+        self.ledger = path / "ledger"
+        self.crops = path / "crops"
+        self._records = Journal(path / "records")
+        self._scores = Journal(path / "scores")
+        self._lock = durable.Lock(path / "lock")
+
+    @classmethod
+    def read(cls, path: Path | str) -> Self:
+        """A run to look at; another process may be writing it.
+
+        Raises:
+            RunError: not a run folder, or one of another format.
+        """
+        run = cls(Path(path))
+        run.about()
+        return run
+
+    @classmethod
+    def write(cls, path: Path | str) -> Self:
+        """A run to write, new or old. Use as a context manager.
+
+        Raises:
+            RunError: the folder holds other things, is of another format, or another process is writing it.
+        """
+        run = cls(Path(path))
+        if run.path.exists() and not run.path.is_dir():
+            raise RunError(f"{run.path} is a file, expected a folder for the run")
+        found = [p.name for p in run.path.iterdir()] if run.path.exists() else []
+        others = [name for name in found if name != "lock" and not name.endswith(".tmp")]
+        if others and not (run.path / "run.json").exists():
+            raise RunError(
+                f"{run.path} holds {', '.join(sorted(others)[:3])} but no run.json: it is not a run folder; "
+                "give an empty or a new one"
+            )
+        if not run._lock.take(wait=False):
+            raise RunError(f"{run.path} is being written by another process; wait for it or give another folder")
+        try:
+            if others:
+                run.about()
+            for journal in (run._records, run._scores):
+                journal.open()
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._lock.give()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def about(self) -> dict[str, Any]:
+        """What was asked: plan, data, command, versions.
+
+        Raises:
+            RunError: not a run folder, or one of another format.
+        """
+        path = self.path / "run.json"
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{self.path} is not a run folder: it has no run.json; see: segwise compare") from None
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}") from error
+        if about.get("format") != FORMAT:
+            raise RunError(f"{path}: format is {about.get('format')}, expected {FORMAT}; run it again in a new folder")
+        return dict(about)
+
+    def describe(self, about: dict[str, Any]) -> None:
+        """Write what was asked, replacing what stood there."""
+        text = json.dumps({"format": FORMAT, **about}, indent=1, ensure_ascii=False, sort_keys=True)
+        if not (self.path / "run.json").exists() or (self.path / "run.json").read_text(encoding="utf-8") != text:
+            durable.write_whole(self.path / "run.json", text.encode())
+
+    def records(self) -> list[Record]:
+        """The last record of each (task, target, round), in the order they first came.
+
+        When a target was tried again, rounds of the earlier attempt that the later one did not reach are gone.
+        """
+        latest: dict[tuple[str, str, int], Record] = {}
+        for item in self._records.items():
+            record = Record(**item)
+            if record.round == 0:
+                _forget_rounds(latest, record)
+            latest[record.key] = record
+        return list(latest.values())
+
+    def scores(self) -> list[Score]:
+        """The last score of each (task, target, round, measure, metric)."""
+        latest = {
+            (i["task"], i["target"], i["round"], i["measure"], i["metric"]): Score(**i) for i in self._scores.items()
+        }
+        return list(latest.values())
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Append what became of a task: all of it counts, or none."""
+        self._records.append([dataclasses.asdict(record) for record in records])
+
+    def add_scores(self, scores: Sequence[Score]) -> None:
+        """Append scores."""
+        self._scores.append([dataclasses.asdict(score) for score in scores])
+
+    def compact(self) -> None:
+        """Merge segments and drop what was superseded."""
+        self._records.compact([dataclasses.asdict(record) for record in self.records()])
+        self._scores.compact([dataclasses.asdict(score) for score in self.scores()])
+
+
+def _forget_rounds(latest: dict[tuple[str, str, int], Record], record: Record) -> None:
+    later = 1
+    while (record.task, record.target, later) in latest:
+        del latest[record.task, record.target, later]
+        later += 1
