@@ -6,6 +6,7 @@ import functools
 import warnings
 
 import numpy as np
+from scipy import ndimage
 from skimage.segmentation import random_walker
 
 from segwise.card import ModelCard
@@ -27,6 +28,9 @@ CARD = ModelCard(
     seconds_hint=4.0,
 )
 
+SMOOTH = 0.5  # voxels, before the walk: noise is no edge
+SCALE = 300.0  # scikit-image's beta depends on the image's unit: as if its percentiles lay 300 apart
+
 
 def load(*, beta: float = 130.0) -> RegionSegmenter:
     """The model.
@@ -39,14 +43,15 @@ def load(*, beta: float = 130.0) -> RegionSegmenter:
 
 def margin(region: Region, *, beta: float) -> Array:
     """Log odds of meeting the clicks first. float32 [d, h, w], > 0 is target."""
-    labels = np.where(region.seeds, 1, np.where(region.outside, 2, 0))
+    near = ndimage.binary_dilation(region.seeds, np.ones((3, 3, 3))) & region.inside
+    labels = np.where(region.outside, 2, np.where(near, 1, 0))
     spacing = np.array(region.spacing_mm)
     if not region.seeds.any() or not region.outside.any() or (labels > 0).all():
         return np.where(labels == 1, 1.0, -1.0).astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # seeds that share a plateau, and the advice to install pyamg
         chance = random_walker(
-            region.image,
+            ndimage.gaussian_filter(region.image, SMOOTH) * SCALE,
             labels,
             beta=beta,
             mode="cg_j",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+from scipy import ndimage
 
 from segwise.card import ModelCard
 from segwise.geometry import Array
@@ -23,6 +24,7 @@ CARD = ModelCard(
     ),
     seconds_hint=0.05,
 )
+SMOOTH = 0.7  # voxels, of the margin: single noisy voxels make no holes
 
 
 def load(*, n_sd: float = 2.0) -> RegionSegmenter:
@@ -38,7 +40,8 @@ def margin(region: Region, *, n_sd: float) -> Array:
     """How many standard deviations a voxel lies within the range. float32 [d, h, w], > 0 inside it."""
     samples = region.samples()
     spread = max(float(samples.std()), 1e-3)
-    found = np.asarray(n_sd - np.abs(region.image - np.median(samples)) / spread, dtype=np.float32)
+    found = np.clip(n_sd - np.abs(region.image - np.median(samples)) / spread, -n_sd, n_sd)
+    found = np.asarray(ndimage.gaussian_filter(found, SMOOTH), dtype=np.float32)
     if not region.boxed:  # nothing else says where the target ends
         found[~region.connected(found > 0) & (found > 0)] = -n_sd
     return region.carved(found)
