@@ -1,1 +1,21 @@
 """Files into volumes and masks into files; LPS and RAS end here."""
+
+from segwise.io.limits import Limits
+from segwise.io.reading import peek, read, read_labels
+from segwise.io.scan import Finding, Header, LabelMap, Peek, Scan
+from segwise.io.values import guess_modality
+from segwise.io.writing import write_mask
+
+__all__ = [
+    "Finding",
+    "Header",
+    "LabelMap",
+    "Limits",
+    "Peek",
+    "Scan",
+    "guess_modality",
+    "peek",
+    "read",
+    "read_labels",
+    "write_mask",
+]
