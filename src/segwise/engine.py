@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import time
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -97,7 +98,8 @@ class Pool:
     ) -> Iterator[tuple[Job, Outcome | Failure]]:
         """As `Engine.map`; `setup`, jobs and outcomes are pickled."""
         waiting = list(groups)
-        self._crew = [_Worker(setup) for _ in range(min(self.workers, len(waiting)))]
+        threads = max(1, (os.cpu_count() or 1) // self.workers)
+        self._crew = [_Worker(setup, threads) for _ in range(min(self.workers, len(waiting)))]
         try:
             while True:
                 for worker in self._crew:
@@ -117,8 +119,9 @@ class Pool:
 class _Worker:
     """A process and what it is at."""
 
-    def __init__(self, setup: Callable[[], Any]) -> None:
+    def __init__(self, setup: Callable[[], Any], threads: int) -> None:
         self.setup = setup
+        self.threads = threads
         self.model: Hashable = None
         self.jobs: list[Any] = []
         self.job: tuple[Any] | None = None
@@ -128,7 +131,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_loop, args=(self.setup, theirs), daemon=True)
-        self.process.start()
+        with _threads(self.threads):
+            self.process.start()
         theirs.close()
 
     @property
@@ -183,6 +187,19 @@ def clocked(total: int, report: Callable[[Progress], None]) -> Callable[[], None
 
     report(Progress(0, total, None))
     return tick
+
+
+@contextlib.contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """While this holds, a process that is started computes with n threads, unless the user said otherwise."""
+    name = "OMP_NUM_THREADS"
+    given = os.environ.get(name)
+    os.environ[name] = given or str(n)
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[name]
 
 
 def _tried(work: Callable[[Job], Outcome], job: Job) -> Outcome | Failure:

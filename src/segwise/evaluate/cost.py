@@ -8,10 +8,14 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
+
+from segwise.segmenter import Tree
+from segwise.store import FeatureStore
 
 T = TypeVar("T")
 _SELF = Path("/proc/self")
@@ -22,6 +26,43 @@ def timed(call: Callable[[], T]) -> tuple[T, float]:
     start = time.perf_counter()
     result = call()
     return result, time.perf_counter() - start
+
+
+class OneSession:
+    """A store as one session sees it: each feature is charged once, at what making it costs, whoever made it.
+
+    Attributes:
+        charged_s: seconds of encoding that this session would have needed with an empty store.
+    """
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+        self._seen: set[str] = set()
+        self.charged_s = 0.0
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of encoding really done so far, by anyone."""
+        return self._store.spent_s
+
+    def get(self, keys: Sequence[str], make_many: Callable[[list[int]], list[Tree]]) -> list[Tree]:
+        """As `Store.get`."""
+        values: dict[int, Tree] = {}
+        fresh = [i for i, key in enumerate(keys) if key not in self._seen]
+        known = [i for i, key in enumerate(keys) if key in self._seen]
+        for places in (fresh, known):
+            if not places:
+                continue
+            before = self._store.charged_s
+            found = self._store.get([keys[i] for i in places], partial(_made_at, make_many, places))
+            values |= dict(zip(places, found, strict=True))
+            self.charged_s += self._store.charged_s - before if places is fresh else 0.0
+        self._seen.update(keys)
+        return [values[i] for i in range(len(keys))]
+
+
+def _made_at(make_many: Callable[[list[int]], list[Tree]], places: list[int], missing: list[int]) -> list[Tree]:
+    return make_many([places[i] for i in missing])
 
 
 class Peak:

@@ -9,9 +9,11 @@ most 3×32×32 voxels, with a store of its own, and forgets the answer.
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,9 @@ from segwise.errors import NoSuchStructure, RunError, SegwiseError
 from segwise.evaluate import cost, inventory, references
 from segwise.evaluate.cost import timed
 from segwise.evaluate.ledger import Key, Ledger
+from segwise.evaluate.masks import Masks
 from segwise.geometry import Array, Volume
 from segwise.prompt import Prompt
-from segwise.records.masks import Masks
 from segwise.records.types import Record, Task, record_of
 from segwise.segmenter import Ask, Prediction
 from segwise.session import Session
@@ -78,7 +80,8 @@ class Worker:
         built = self._model(task.model)
         targets = references.targets(case, task.targets, volume.grid)
         seconds = {"read_s": read_s}
-        play = _Play(task, case, built, volume, targets, self._ledger, self._masks, self._store, seconds)
+        store = cost.OneSession(self._store)
+        play = _Play(task, case, built, volume, targets, self._ledger, self._masks, store, seconds)
         if task.model not in self._warm:
             self._warm[task.model] = play.warm_up()
         return play
@@ -150,7 +153,7 @@ class _Play:
     targets: Mapping[str, Target]
     ledger: Ledger
     masks: Masks
-    store: FeatureStore
+    store: cost.OneSession
     opening_s: dict[str, float]
     records: list[Record] = field(default_factory=list)
 
@@ -167,7 +170,7 @@ class _Play:
         live: dict[str, Prompt] = {}
         prompt_s: dict[str, float] = {}
         for name in self.targets:
-            prompt, prompt_s[name] = timed(lambda name=name: self._prompt(name, 0))  # type: ignore[misc]
+            prompt, prompt_s[name] = timed(partial(self._prompt, name, 0))
             if prompt is None:
                 self._note(name, 0, "skipped", reason="the reference is empty: nothing to prompt")
             else:
@@ -194,13 +197,13 @@ class _Play:
                 self._note(name, number, answer.status, prompt=live[name], seconds=seconds, **why)
                 continue
             prediction = answer.prediction
-            mask, mask_s = timed(lambda prediction=prediction: prediction.mask(self.volume.grid))  # type: ignore[misc]
+            mask, mask_s = timed(partial(prediction.mask, self.volume.grid))
             seconds["decode_s"] += mask_s
-            address, seconds["write_s"] = timed(lambda mask=mask: self.masks.put(mask, self.volume.grid))  # type: ignore[misc]
-            quality = None if prediction.quality is None else float(prediction.quality[prediction.best])
-            facts = {"mask": address, "quality": quality, "presence": prediction.presence}
+            address, seconds["write_s"] = timed(partial(self.masks.put, mask, self.volume.grid))
+            quality = None if prediction.quality is None else prediction.quality[prediction.best]
+            facts = {"mask": address, "quality": _finite(quality), "presence": _finite(prediction.presence)}
             self._note(name, number, "done", prompt=live[name], seconds=seconds, **facts)
-            said, spent = timed(lambda n=name, m=mask, a=address: self._prompt(n, number + 1, live[n], m, a))  # type: ignore[misc]
+            said, spent = timed(partial(self._prompt, name, number + 1, live[name], mask, address))
             if said is not None:
                 after[name], after_s[name] = said, spent
         return after, after_s
@@ -304,3 +307,7 @@ class _Play:
         except Exception as error:  # a crop this small may be too little for a model; only the timing is less even
             return f"none: {type(error).__name__}"
         return f"one call on a crop of {'x'.join(map(str, crop.grid.shape))}"
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

@@ -13,8 +13,8 @@ import numpy as np
 
 from segwise import anatomy
 from segwise.case import Case, Structure, Target
+from segwise.evaluate.masks import box_of
 from segwise.geometry import Array, Grid
-from segwise.records.masks import box_of
 
 
 def unions(case: Case) -> dict[str, tuple[str, str]]:

@@ -19,6 +19,7 @@ from segwise.assemble import Metric
 from segwise.case import Case
 from segwise.errors import RunError
 from segwise.evaluate import crops, inventory, references
+from segwise.evaluate.masks import Masks
 from segwise.geometry import Array, Volume
 from segwise.pair import Pair
 from segwise.records.run import Run
@@ -57,7 +58,8 @@ def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, pr
         if not any(record.status == "done" for record in records):
             continue
         if place not in cases:
-            raise RunError(f"case {place[1]} of {place[0]} is no longer in the data of this run")
+            roots = ", ".join(str(data or source["root"]) for source in about["sources"])
+            raise RunError(f"case {place[1]} of {place[0]} is no longer in {roots}; say where the data are now (data=)")
         derived = _unions(run, cases[place], records, asked)
         run.add(derived)
         fresh = {record.key for record in derived}
@@ -74,8 +76,8 @@ def _cases(about: dict[str, object], data: Path | None) -> dict[tuple[str, str],
     found: dict[tuple[str, str], Case] = {}
     for source in sources if isinstance(sources, list) else []:
         root = data or Path(source["root"])
-        if not root.exists():
-            raise RunError(f"the data of this run are not at {root} any more; say where they are (data=)")
+        if not root.exists():  # an earlier place of the data
+            continue
         for case in inventory.find(root, source["layout"])[1]:
             found[case.dataset, case.id] = case
     return found
@@ -112,10 +114,10 @@ def _union(run: Run, union: str, sides: list[list[Record]], own: list[Record]) -
     wanted = [[record.mask for record in parts] for parts in at]
     if not n or any("union" not in r.provenance for r in own) or [r.provenance["union"] for r in own] == wanted:
         return []
-    made = []
+    masks, made = Masks.of(run), []
     for number, parts in enumerate(at):
-        loaded = [run.masks.get(record.mask) for record in parts]
-        address = run.masks.put(np.logical_or.reduce([mask for mask, _ in loaded]), loaded[0][1])
+        loaded = [masks.get(record.mask) for record in parts]
+        address = masks.put(np.logical_or.reduce([mask for mask, _ in loaded]), loaded[0][1])
         first = parts[0]
         shared = {key: value for key, value in first.provenance.items() if key not in ("reference", "seeds")}
         changed = {
@@ -189,7 +191,7 @@ class _Scoring:
         return any(self.known.get(key) != (digest, record.mask) for key in keys)
 
     def _pair(self, record: Record, reference: Array, ignored: Array | None) -> Pair:
-        prediction, grid = self.run.masks.get(record.mask)
+        prediction, grid = Masks.of(self.run).get(record.mask)
         if prediction.shape != reference.shape:
             raise RunError(
                 f"case {self.case.id}: its reference is {reference.shape}, its predictions are {prediction.shape}: the "

@@ -4,14 +4,16 @@ RUN/run.json           what was asked (plan, data, command, versions), replaced 
 RUN/lock               held by the one process that writes
 RUN/records/*.jsonl    segments of records, one task a line with its checksum; the last of a key counts
 RUN/scores/*.jsonl     the same for scores
+RUN/shared/*.json      what many records have in common (card, versions, digests), by content
 RUN/ledger/*.jsonl     prompts, in world mm (evaluate.ledger)
-RUN/masks/ab/*.mask    masks by content
+RUN/masks/ab/*.mask    masks by content (evaluate.masks)
 RUN/crops/*.npz        small pictures for the report
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +21,7 @@ from typing import Any, Self
 
 from segwise.errors import RunError
 from segwise.records import durable
-from segwise.records.masks import Masks
-from segwise.records.types import Record, Score
+from segwise.records.types import OWN_PROVENANCE, Record, Score
 
 FORMAT = 1
 SEGMENT_BYTES = 4 << 20  # a segment larger than this is followed by a new one
@@ -104,7 +105,6 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.masks = Masks(path / "masks")
         self.ledger = path / "ledger"
         self.crops = path / "crops"
         self._records = Journal(path / "records")
@@ -190,8 +190,9 @@ class Run:
         When a target was tried again, rounds of the earlier attempt that the later one did not reach are gone.
         """
         latest: dict[tuple[str, str, int], Record] = {}
+        shared: dict[str, dict[str, Any]] = {}
         for item in self._records.items():
-            record = Record(**item)
+            record = Record(**{**item, "provenance": self._whole(item["provenance"], shared)})
             if record.round == 0:
                 _forget_rounds(latest, record)
             latest[record.key] = record
@@ -206,7 +207,7 @@ class Run:
 
     def add(self, records: Sequence[Record]) -> None:
         """Append what became of a task: all of it counts, or none."""
-        self._records.append([dataclasses.asdict(record) for record in records])
+        self._records.append([self._thin(record) for record in records])
 
     def add_scores(self, scores: Sequence[Score]) -> None:
         """Append scores."""
@@ -214,8 +215,36 @@ class Run:
 
     def compact(self) -> None:
         """Merge segments and drop what was superseded."""
-        self._records.compact([dataclasses.asdict(record) for record in self.records()])
+        self._records.compact([self._thin(record) for record in self.records()])
         self._scores.compact([dataclasses.asdict(score) for score in self.scores()])
+
+    def _thin(self, record: Record) -> dict[str, Any]:
+        """A record as stored: what many have in common lies in a file of its own, written first."""
+        common = {key: value for key, value in record.provenance.items() if key not in OWN_PROVENANCE}
+        own = {key: value for key, value in record.provenance.items() if key in OWN_PROVENANCE}
+        if common:
+            text = json.dumps(common, sort_keys=True, ensure_ascii=False)
+            digest = hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+            if not self._shared(digest).exists():
+                durable.write_whole(self._shared(digest), text.encode())
+            own["shared"] = digest
+        return {**dataclasses.asdict(record), "provenance": own}
+
+    def _whole(self, own: dict[str, Any], shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        digest = own.get("shared")
+        if digest is None:
+            return own
+        if digest not in shared:
+            try:
+                shared[digest] = json.loads(self._shared(digest).read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise RunError(
+                    f"{self._shared(digest)} cannot be read: {error}; its records lost their card"
+                ) from error
+        return {**shared[digest], **{key: value for key, value in own.items() if key != "shared"}}
+
+    def _shared(self, digest: str) -> Path:
+        return self.path / "shared" / f"{digest}.json"
 
 
 def _forget_rounds(latest: dict[tuple[str, str, int], Record], record: Record) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from segwise.errors import RunError
-from segwise.geometry import Array, Grid
+from segwise.geometry import Array, Grid, bounds
 from segwise.records import durable
+from segwise.records.run import Run
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Masks:
     """
 
     folder: Path
+
+    @staticmethod
+    def of(run: Run) -> Masks:
+        """Those of a run."""
+        return Masks(run.path / "masks")
 
     def put(self, mask: Array, grid: Grid) -> str:
         """Store a bool [D, H, W] mask; its address. Storing twice is free."""
@@ -70,12 +76,8 @@ class Masks:
 
 def box_of(mask: Array) -> tuple[list[int], list[int]]:
     """Half-open low and high corner of a mask's foreground; zeros if it is empty. bool [D, H, W]."""
-    low, high = [0, 0, 0], [0, 0, 0]
-    for axis in range(3):
-        there = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        if len(there):
-            low[axis], high[axis] = int(there[0]), int(there[-1]) + 1
-    return low, high
+    low, high = bounds(mask) or ((0, 0, 0), (0, 0, 0))
+    return list(low), list(high)
 
 
 def _packed(mask: Array) -> tuple[list[int], list[int], bytes]:
