@@ -1,0 +1,250 @@
+"""Where the arms differ: by target, by modality and kind of reference, by effort, by cost, and item by item."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import fmean, median
+
+import numpy as np
+
+from segwise.records.types import STAGES
+from segwise.report import figures, words
+from segwise.report.gather import Arm, Gathered, Item
+from segwise.report.markup import DASH, count, e, figure, n_bytes, note, number, seconds, table
+from segwise.report.ranking import Ranked, arm_name, counts, median_seconds, swatch
+from segwise.report.statistics import compare, interval_of_mean
+
+COLUMNS_UP_TO = 12
+_FIGURE_UP_TO = 14
+
+
+def by_target(gathered: Gathered, order: Sequence[Arm], place: dict[str, int]) -> str:
+    """Targets × arms; the best is bold where that target alone decides it, else only marked as highest."""
+    arms = list(order)[:COLUMNS_UP_TO]
+    targets = sorted({item[2] for arm in arms for item in arm.asked})
+    head = ["Target", "Subjects", *(arm_name(arm, place) for arm in arms)]
+    rows = [[e(target), *_target_row(arms, target)] for target in targets]
+    if not rows:
+        return ""
+    more = f" The first {COLUMNS_UP_TO} of {len(order)} arms." if len(order) > COLUMNS_UP_TO else ""
+    legend = (
+        f"Mean {e(gathered.primary)} over subjects. <b>Bold</b>: better than every other arm on this target beyond "
+        "chance (Holm over the pairs of this row, not over rows). <span class='top'>•</span> marks the highest where "
+        f"the data cannot decide. A small n: fewer subjects than the row.{more}"
+    )
+    return note(legend) + table(head, rows, name="By target").replace('class="scroll"', 'class="scroll tall"', 1)
+
+
+def _target_row(arms: Sequence[Arm], target: str) -> list[str]:
+    person = {o.item: o.person for arm in arms for o in arm.outcomes if o.last.target == target}
+    n_row = len({person[item] for arm in arms for item in arm.asked if item[2] == target})
+    means: list[float | None] = []
+    sizes = []
+    for arm in arms:
+        by_person = _by_person({i: v for i, v in arm.values.items() if i[2] == target}, person)
+        means.append(fmean(map(fmean, by_person.values())) if by_person else None)
+        sizes.append(len(by_person))
+    best = max((m for m in means if m is not None), default=None)
+    sure = _decided(arms, target, person)
+    cells = [str(n_row)]
+    for i, (mean, n) in enumerate(zip(means, sizes, strict=True)):
+        if mean is None:
+            failed = any(o.status == "failed" and o.last.target == target for o in arms[i].outcomes)
+            cells.append('<span class="tag bad">failed</span>' if failed else DASH)
+            continue
+        highest = best is not None and abs(mean - best) < 1e-9
+        text = f"<b>{number(mean)}</b>" if highest and sure else number(mean)
+        mark = (
+            ' <span class="top" title="highest, not decided">•</span>' if highest and not sure and len(arms) > 1 else ""
+        )
+        few = f" <small>n {n}</small>" if n != n_row else ""
+        cells.append(f'<td class="heat" style="--v:{max(0.0, min(1.0, mean)):.2f}">{text}{mark}{few}</td>')
+    return cells
+
+
+def _by_person(values: dict[Item, float], person: dict[Item, str]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for item, value in values.items():
+        found[person[item]].append(value)
+    return found
+
+
+def _decided(arms: Sequence[Arm], target: str, person: dict[Item, str]) -> bool:
+    """One arm is better than all others that have this target, beyond chance."""
+    able = [arm for arm in arms if any(item[2] == target for item in arm.values)]
+    shared = sorted(set.intersection(*({i for i in arm.values if i[2] == target} for arm in able))) if able else []
+    if len(able) < 2 or len({person[item] for item in shared}) < 6:
+        return False  # six is the fewest that can decide even one pair
+    values = np.array([[arm.values[item] for arm in able] for item in shared])
+    return len(compare(values, [person[item] for item in shared], n_boot=2000).top) == 1
+
+
+def by_subset(gathered: Gathered, one: Ranked) -> str:
+    """The panel's mean by modality, by kind of reference and by data set, where there is more than one."""
+    facts: dict[Item, list[str]] = {}
+    for outcome in gathered.outcomes:
+        last = outcome.last
+        kind = words.quality_of(outcome)
+        facts.setdefault(
+            outcome.item, [last.modality or "modality not known", f"{kind} reference", f"data set {last.dataset}"]
+        )
+    groups: dict[str, list[int]] = {}
+    for place in range(3):
+        names = sorted({facts[item][place] for item in one.panel.items})
+        if len(names) > 1:
+            groups |= {n: [k for k, i in enumerate(one.panel.items) if facts[i][place] == n] for n in names}
+    if not groups:
+        return ""
+    order = one.result.order[:COLUMNS_UP_TO]
+    head = ["Subset", "Subjects", "Items", *(arm_name(one.panel.arms[i], one.place) for i in order)]
+    rows = []
+    for name, rows_of in groups.items():
+        persons = [one.panel.persons[k] for k in rows_of]
+        values = one.panel.values[rows_of]
+        low, high = interval_of_mean(values, persons)
+        means = [_subject_mean(values[:, i], persons) for i in order]
+        cells = [
+            f'<td class="heat" style="--v:{max(0.0, min(1.0, m)):.2f}">{number(m)}'
+            + ("" if np.isnan(low[i]) else f'<br><span class="ci">[{number(low[i], 2)}, {number(high[i], 2)}]</span>')
+            + "</td>"
+            for i, m in zip(order, means, strict=True)
+        ]
+        rows.append([e(name), str(len(set(persons))), str(len(rows_of)), *cells])
+    return table(head, rows, name="By subset")
+
+
+def _subject_mean(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], persons: Sequence[str]) -> float:
+    by_person: dict[str, list[float]] = defaultdict(list)
+    for value, person in zip(values.tolist(), persons, strict=True):
+        by_person[person].append(value)
+    return fmean(map(fmean, by_person.values()))
+
+
+def effort(gathered: Gathered, one: Ranked) -> str:
+    """The primary measure against the number of interactions, and the measures of whole curves."""
+    arms = one.arms[:_FIGURE_UP_TO]
+    series = [s for arm in arms if (s := _curve(arm, one)) is not None]
+    body = ""
+    if any(len(s.x) > 1 for s in series):
+        svg = figures.curves(series, measure=gathered.primary)
+        caption = (
+            "Mean over subjects after each round with its bootstrap interval; the last round counts, never the best "
+            "so far. A target whose user was content early keeps its last value. Arms of one round are single points."
+        )
+        body = figure(svg, caption)
+    elif series:
+        parts = ", ".join(f"{e(s.label)} {s.x[0]:g}" for s in series)
+        body = f"<p>Every arm took one round, so there is no curve. Interactions a target: {parts}.</p>"
+    return body + _curve_table(gathered, one)
+
+
+def _curve(arm: Arm, one: Ranked) -> figures.Series | None:
+    wanted = set(one.panel.items)
+    chosen = [o for o in arm.outcomes if o.item in wanted and o.rounds and o.status == "done"]
+    chosen = [o for o in chosen if all(value is not None for _, value in o.rounds)]
+    if not chosen:
+        return None
+    n_rounds = max(len(o.rounds) for o in chosen)
+    held = np.array([[v for _, v in (*o.rounds, *[o.rounds[-1]] * (n_rounds - len(o.rounds)))] for o in chosen], float)
+    clicks = np.array(
+        [[n for n, _ in (*o.rounds, *[o.rounds[-1]] * (n_rounds - len(o.rounds)))] for o in chosen], float
+    )
+    persons = [o.person for o in chosen]
+    low, high = interval_of_mean(held, persons)
+    y = [_subject_mean(held[:, k], persons) for k in range(n_rounds)]
+    known = () if np.isnan(low).any() else low.tolist()
+    return figures.Series(
+        arm.label, one.place[arm.label], clicks.mean(axis=0).tolist(), y, known, high.tolist() if known else ()
+    )
+
+
+def _curve_table(gathered: Gathered, one: Ranked) -> str:
+    if not gathered.curves:
+        return ""
+    rows = []
+    for arm in one.arms:
+        found = [arm.mean(measure, one.panel.items) for measure in gathered.curves]
+        if any(value is not None for value in found):
+            rows.append([arm_name(arm, one.place), *(number(value, 2) for value in found)])
+    text = "Measures of the whole curve of rounds, mean over subjects."
+    return note(text) + table(["Arm", *map(e, gathered.curves)], rows, name="Curves") if rows else ""
+
+
+def cost(gathered: Gathered, one: Ranked) -> str:
+    """Accuracy against seconds with the front that no arm beats on both, then seconds by stage and memory."""
+    series = []
+    for i in one.result.order[:_FIGURE_UP_TO]:
+        arm, result = one.panel.arms[i], one.result
+        spent = median_seconds(arm, one.panel)
+        if spent:
+            known = not np.isnan(result.low[i])
+            low, high = ((float(result.low[i]),), (float(result.high[i]),)) if known else ((), ())
+            series.append(
+                figures.Series(arm.label, one.place[arm.label], (spent,), (float(result.mean[i]),), low, high)
+            )
+    front = [
+        k
+        for k, s in enumerate(series)
+        if not any(o.y[0] >= s.y[0] and o.x[0] <= s.x[0] and (o.y[0], -o.x[0]) != (s.y[0], -s.x[0]) for o in series)
+    ]
+    svg = figures.costs(series, measure=gathered.primary, front=front) if series else ""
+    caption = (
+        "The dashed line joins the arms that no other beats in both. Reading, encoding, prompts, decoding and writing."
+    )
+    return figure(svg, caption) + stages(one.arms, one.place)
+
+
+def stages(arms: Sequence[Arm], place: dict[str, int]) -> str:
+    """Median seconds of a target by stage and the greatest memory of each arm."""
+    used = [s for s in STAGES if any(s in o.seconds for arm in arms for o in arm.outcomes)]
+    rows = []
+    for arm in arms:
+        done = [o for o in arm.outcomes if o.status in ("done", "undefined") and o.seconds]
+        if done:
+            spent = [seconds(median(o.seconds.get(s, 0.0) for o in done)) for s in used]
+            total = seconds(median(sum(o.seconds.values()) for o in done))
+            peak = max((o.last.peak_bytes for o in done), default=0)
+            size = arm.card.get("parameters_m")
+            rows.append([arm_name(arm, place), *spent, total, n_bytes(peak), f"{size:g} M" if size else DASH])
+    head = ["Arm", *(s.removesuffix("_s") for s in used), "all", "Peak memory", "Parameters"]
+    text = (
+        "Median seconds for one target after warm-up, all rounds together; peak memory is that of the worker process."
+    )
+    return note(text) + table(head, rows, name="Seconds by stage") if rows else ""
+
+
+def distribution(gathered: Gathered, one: Ranked) -> str:
+    """Every single result of the first arms."""
+    series = [
+        figures.Series(one.panel.arms[i].label, one.place[one.panel.arms[i].label], y=one.panel.values[:, i].tolist())
+        for i in one.result.order[:_FIGURE_UP_TO]
+    ]
+    if len(one.panel.items) < 2:
+        return ""
+    n = count(len(one.panel.items), "item")
+    return figure(figures.strips(series, measure=gathered.primary), f"All {n}; seeds are averaged.")
+
+
+def unranked(gathered: Gathered, ranked: Sequence[Ranked], place: dict[str, int]) -> str:
+    """Arms outside every comparison, with the reason."""
+    shown = {arm for one in ranked for arm in one.panel.arms}
+    rows = []
+    for arm in gathered.arms:
+        if arm in shown:
+            continue
+        done = f"{len(arm.values)} of {len(arm.asked)} items have a value"
+        reason = "nothing in common with the arms above" if arm.ranked else f"too few results: {done}"
+        if not arm.asked:
+            reason = "never ran" if not arm.counts["undefined"] else "no score is defined"
+        if arm.untrained:
+            reason = '<span class="tag bad">random weights</span> its scores mean nothing; never ranked'
+        mean = arm.mean(gathered.primary, arm.values)
+        rows.append([arm_name(arm, place), number(mean), reason, counts(arm)])
+    head = ["Arm", f"Mean {e(gathered.primary)}", "Why not ranked", "Counts"]
+    return f"<h3>Not ranked</h3>{table(head, rows, name='Not ranked')}" if rows else ""
+
+
+def legend(arms: Sequence[Arm], place: dict[str, int]) -> str:
+    """The colours of arms."""
+    return " ".join(f"{swatch(place[arm.label])}{e(arm.label)}" for arm in arms)

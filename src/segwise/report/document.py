@@ -1,0 +1,212 @@
+"""The report: one HTML file that needs nothing else, written from the records of a run alone."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from segwise.errors import RunError
+from segwise.records import durable
+from segwise.records.run import Run
+from segwise.records.types import Choice, Pair, Plan, Record, Score
+from segwise.report import about, breakdown, overlay, ranking, words
+from segwise.report.gather import Arm, Gathered, gather
+from segwise.report.markup import details, e, listing, note, section
+from segwise.report.overlay import Crops
+from segwise.report.ranking import Ranked
+from segwise.report.worst import worst
+
+FILE = "report.html"
+
+
+def build(run_dir: Path | str) -> Path:
+    """Writes RUN/report.html; its path.
+
+    Raises:
+        RunError: not a run folder, or nothing in it is finished yet.
+    """
+    run = Run.read(run_dir)
+    records = run.records()
+    if not records:
+        raise RunError(f"{run.path} holds no finished task, so there is nothing to report; run it first (it resumes)")
+    known = run.about()
+    crops = overlay.folder(run.crops)
+    text = page(records, run.scores(), plan=plan_of(known.get("plan")), crops=crops, meta=known)
+    durable.write_whole(run.path / FILE, text.encode())
+    return run.path / FILE
+
+
+def page(
+    records: Sequence[Record],
+    scores: Sequence[Score],
+    *,
+    plan: Plan | None = None,
+    crops: Crops = lambda _: None,
+    meta: Mapping[str, Any] | None = None,
+) -> str:
+    """The report as HTML: same arguments, same text.
+
+    Args:
+        records: of a run, in any order.
+        scores: of the same run; records without scores are shown as not scored.
+        plan: what was asked.
+        crops: three-plane pictures by key of a record, None where there is none.
+        meta: what the run says of itself: command, versions, git.
+    """
+    gathered = gather(records, scores)
+    ranked = ranking.rank(gathered)
+    place = ranked[0].place if ranked else {arm.label: i for i, arm in enumerate(gathered.arms)}
+    parts = _sections(gathered, ranked, place, plan=plan, crops=crops, meta=meta or {})
+    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, body in parts if body)
+    body = "".join(section(anchor, title, content) for anchor, title, content in parts)
+    name = plan.name if plan and plan.name else "comparison"
+    return (
+        f"{_head(name)}<body>{_answer(gathered, ranked, plan, name)}<nav aria-label='Sections'><div>{links}</div></nav>"
+        f"<main>{body}</main>{_footer()}<script>{_file('sort.js')}</script></body></html>\n"
+    )
+
+
+def rows(records: Sequence[Record], scores: Sequence[Score]) -> list[dict[str, str]]:
+    """The ranking as text for a terminal: rank, model, prompter, dsc, interval, seconds, n_interactions."""
+    ranked = ranking.rank(gather(records, scores))
+    if not ranked:
+        return []
+    panel, result = ranked[0].panel, ranked[0].result
+    found = []
+    for i in result.order:
+        spent, asked = ranking.median_seconds(panel.arms[i], panel), words.median_interactions(panel.arms[i], panel)
+        known = result.low[i] == result.low[i]
+        found.append(
+            {
+                "rank": str(result.rank[i]),
+                "model": panel.arms[i].key[0],
+                "prompter": panel.arms[i].key[1],
+                "dsc": f"{result.mean[i]:.3f}",
+                "interval": f"{result.low[i]:.3f} to {result.high[i]:.3f}" if known else "one subject",
+                "seconds": "" if spent is None else f"{spent:.2g}",
+                "n_interactions": "" if asked is None else f"{asked:g}",
+            }
+        )
+    return found
+
+
+def plan_of(value: Any) -> Plan | None:
+    """A plan from its JSON, None if there is none; fields of other versions are passed over."""
+    if not isinstance(value, Mapping):
+        return None
+    known = {field.name for field in dataclasses.fields(Plan)}
+    fields: dict[str, Any] = {
+        key: tuple(item) if isinstance(item, list) else item for key, item in value.items() if key in known
+    }
+    fields["pairs"] = tuple(Pair(**item) for item in fields.get("pairs", ()))
+    fields["cases"] = tuple(
+        Choice(case=item["case"], targets=tuple(item.get("targets", ()))) for item in fields.get("cases", ())
+    )
+    return Plan(**{"name": "", **fields})
+
+
+def _sections(
+    gathered: Gathered,
+    ranked: Sequence[Ranked],
+    place: dict[str, int],
+    *,
+    plan: Plan | None,
+    crops: Crops,
+    meta: Mapping[str, Any],
+) -> list[tuple[str, str, str]]:
+    """(anchor, title, HTML) of each section, empty ones included."""
+    first = ranked[0] if ranked else None
+    order: list[Arm] = list(dict.fromkeys(arm for one in ranked for arm in one.arms))
+    not_ranked = breakdown.unranked(gathered, ranked, place)
+    return [
+        ("ranking", "Ranking", ranking.blocks(gathered, ranked) + not_ranked),
+        ("targets", "Targets", breakdown.by_target(gathered, order, place) if order else ""),
+        ("subsets", "By kind of case", breakdown.by_subset(gathered, first) if first else ""),
+        ("effort", "Interactions", breakdown.effort(gathered, first) if first else ""),
+        ("cost", "Seconds and memory", _cost(gathered, first, place)),
+        ("spread", "All single results", breakdown.distribution(gathered, first) if first else ""),
+        ("worst", "Worst results", worst(gathered, ranked, crops)),
+        ("missing", "Not counted", about.not_counted(gathered, place)),
+        ("models", "Models", about.models(gathered, place)),
+        ("methods", "Method", about.methods(gathered, ranked)),
+        ("repeat", "Repeat it", about.repeat(gathered, plan, meta)),
+    ]
+
+
+def _cost(gathered: Gathered, first: Ranked | None, place: dict[str, int]) -> str:
+    if first is None:
+        return breakdown.stages(gathered.arms, place)
+    beside = [arm for arm in gathered.arms if arm not in first.panel.arms]
+    more = breakdown.stages(beside, place)
+    return breakdown.cost(gathered, first) + (details("Arms outside this comparison", more) if more else "")
+
+
+def _answer(gathered: Gathered, ranked: Sequence[Ranked], plan: Plan | None, name: str) -> str:
+    if ranked:
+        head, text = words.verdict(ranked[0].panel, ranked[0].result, gathered.primary)
+        text = f"{text} {words.scope(ranked[0].panel)}"
+        decided = len(ranked[0].result.top) == 1 and len(ranked[0].panel.arms) > 1
+    else:
+        head, text = words.nothing_to_rank(gathered)
+        decided = False
+    paragraphs = [text, words.families(ranked[0].panel, ranked[0].result) if ranked else ""]
+    for one in ranked[1:]:
+        other, why = words.verdict(one.panel, one.result, gathered.primary)
+        paragraphs.append(f"On the {len(one.panel.items)} items that {_names(one)} share: <b>{other}</b>. {why}")
+    question = f"<p>{e(plan.question)}</p>" if plan and plan.question else ""
+    kind = "answer" if decided else "answer open"
+    return (
+        f"<header><h1>Segwise report · {e(name)} · {about.sizes(gathered)}</h1>{question}"
+        f'<div class="{kind}"><p class="head">{head}</p>{"".join(f"<p>{p}</p>" for p in paragraphs if p)}</div>'
+        f"{''.join(note(text, kind='warn') for text in _warnings(gathered))}</header>"
+    )
+
+
+def _names(one: Ranked) -> str:
+    labels = [e(arm.label) for arm in one.arms]
+    return listing(labels) if len(labels) <= 4 else f"{len(labels)} arms"
+
+
+def _warnings(gathered: Gathered) -> list[str]:
+    found = [words.reference_note(gathered.outcomes)]
+    untrained = sorted({e(arm.key[0]) for arm in gathered.arms if arm.untrained})
+    if untrained:
+        found.append(f"{listing(untrained)}: <b>random weights</b>. Shown to prove that it runs; never ranked.")
+    datasets = {o.last.dataset for o in gathered.outcomes}
+    seen = sorted({e(arm.key[0]) for arm in gathered.arms if "<b>overlap" in words.leakage(arm.card, datasets)})
+    if seen:
+        found.append(f"{listing(seen)} was <b>trained on this data set</b>: its scores here flatter it.")
+    notes = sorted({str(n) for o in gathered.outcomes for n in _list(o.last.provenance.get("notes"))})
+    if notes:
+        body = "<ul>" + "".join(f"<li>{e(text)}</li>" for text in notes[:40]) + "</ul>"
+        found.append(details(f"Notes on the cases ({len(notes)})", body) if len(notes) > 2 else e(" ".join(notes)))
+    return [text for text in found if text]
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else ([value] if value else [])
+
+
+def _footer() -> str:
+    text = "Written by Segwise from the records of a run. Not a medical device; not for clinical decisions."
+    return f"<footer>{text}</footer>"
+
+
+def _head(name: str) -> str:
+    script = base64.b64encode(hashlib.sha256(_file("sort.js").encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{script}'"
+    return (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>Segwise: {e(name)}</title><style>{_file('style.css')}</style></head>"
+    )
+
+
+def _file(name: str) -> str:
+    return resources.files("segwise.report").joinpath(name).read_text(encoding="utf-8")

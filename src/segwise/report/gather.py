@@ -1,0 +1,292 @@
+"""Records and scores put in order: arms, what became of each target, and sets of items that arms can be compared on."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from segwise.records.types import STAGES, Record, Score
+from segwise.report.statistics import Floats
+
+PREFERRED = ("DSC", "NSD", "IoU")  # what arms are ranked by: the first one that was measured
+ENOUGH = 0.5  # an arm is ranked if it has a value for at least this share of what it was asked
+ArmKey = tuple[str, str]  # model, prompter
+Item = tuple[str, str, str]  # data set, case, target
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one target of a task: its last round, never its best one.
+
+    Attributes:
+        last: the record of the last round.
+        union: it was made of what the arm gave for left and right.
+        values: measure -> value, None if undefined; reasons: measure -> why.
+        rounds: (interactions, primary value) of each round in order.
+        curve: measures of all rounds together.
+        seconds: by stage, over all rounds; {} for a union.
+        undefined: it is done, yet its primary measure has no value.
+    """
+
+    last: Record
+    union: bool
+    values: dict[str, float | None]
+    reasons: dict[str, str]
+    rounds: tuple[tuple[int, float | None], ...]
+    curve: dict[str, float | None]
+    seconds: dict[str, float]
+    undefined: bool
+
+    @property
+    def item(self) -> Item:
+        """What is compared between arms."""
+        return self.last.dataset, self.last.case, self.last.target
+
+    @property
+    def person(self) -> str:
+        """Whose scan it is."""
+        return f"{self.last.dataset}\x1f{self.last.subject}"
+
+    @property
+    def status(self) -> str:
+        """ "done", "undefined", "failed" or "skipped"."""
+        return "undefined" if self.undefined else self.last.status
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """A model with a prompter and all that became of it.
+
+    Attributes:
+        label: how tables and figures name it.
+        outcomes: one a target, case and seed.
+        values: item -> primary value, mean over seeds.
+        asked: items it was run on, whether it answered or failed.
+        counts: outcomes by status.
+        untrained: its weights are random: shown, never ranked.
+        provenance: of one of its records, the fullest.
+    """
+
+    key: ArmKey
+    label: str
+    outcomes: tuple[Outcome, ...]
+    values: Mapping[Item, float]
+    asked: frozenset[Item]
+    counts: Counter[str]
+    untrained: bool
+    provenance: Mapping[str, Any]
+
+    @property
+    def ranked(self) -> bool:
+        """It can take part in a comparison."""
+        return not self.untrained and bool(self.values) and len(self.values) >= ENOUGH * len(self.asked)
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """What the model declares of itself, as recorded."""
+        card = self.provenance.get("card")
+        return card if isinstance(card, Mapping) else {}
+
+    def mean(self, measure: str, items: Iterable[Item]) -> float | None:
+        """Mean of a measure over the subjects of these items, None if it is nowhere defined."""
+        wanted = set(items)
+        by_person: dict[str, list[float]] = defaultdict(list)
+        for (person, item), found in self._by_item(measure).items():
+            if item in wanted:
+                by_person[person].append(fmean(found))
+        return fmean(map(fmean, by_person.values())) if by_person else None
+
+    def _by_item(self, measure: str) -> dict[tuple[str, Item], list[float]]:
+        found: dict[tuple[str, Item], list[float]] = defaultdict(list)
+        for outcome in self.outcomes:
+            value = outcome.values.get(measure, outcome.curve.get(measure))
+            if value is not None:
+                found[outcome.person, outcome.item].append(value)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """A run as the report sees it.
+
+    Attributes:
+        primary: the measure that ranks, "" if nothing was scored.
+        measures: all of the last round; curves: all of whole curves.
+        arms: in order of name.
+        metrics: measure -> specs of the metrics that computed it.
+    """
+
+    primary: str
+    measures: tuple[str, ...]
+    curves: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    metrics: Mapping[str, tuple[str, ...]]
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Of all arms."""
+        return [outcome for arm in self.arms for outcome in arm.outcomes]
+
+    @property
+    def unions(self) -> list[str]:
+        """Names of targets that are left and right together."""
+        names = {outcome.last.target for outcome in self.outcomes}
+        made = {outcome.last.target for outcome in self.outcomes if outcome.union}
+        return sorted(made | {name for name in names if {f"left {name}", f"right {name}"} <= names})
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Arms that answered the same items, with their values.
+
+    Attributes:
+        arms: compared.
+        items: [N] that every one of them has a value for.
+        left_out: items that all were asked but some arm has no value for.
+        not_shared: items that only some arms could be asked (or have finished).
+        persons: [N] whose item it is.
+        values: [N, A].
+    """
+
+    arms: tuple[Arm, ...]
+    items: tuple[Item, ...]
+    left_out: tuple[Item, ...]
+    not_shared: tuple[Item, ...]
+    persons: tuple[str, ...]
+    values: Floats = field(repr=False)
+
+
+def gather(records: Sequence[Record], scores: Sequence[Score]) -> Gathered:
+    """Puts a run in order."""
+    named, metrics = _name_measures(scores)
+    by_target: dict[tuple[str, str], dict[int, Record]] = defaultdict(dict)
+    for record in records:
+        by_target[record.task, record.target][record.round] = record
+    scores_of: dict[tuple[str, str], list[tuple[str, Score]]] = defaultdict(list)
+    for name, score in named:
+        scores_of[score.task, score.target].append((name, score))
+    measures = sorted({name for name, score in named if score.round >= 0})
+    primary = next((m for p in PREFERRED for m in measures if m == p or m.startswith(f"{p} ")), (measures or [""])[0])
+    by_arm: dict[ArmKey, list[Outcome]] = defaultdict(list)
+    for key, rounds in by_target.items():
+        outcome = _outcome(rounds, scores_of.get(key, []), primary=primary)
+        by_arm[outcome.last.model, outcome.last.prompter].append(outcome)
+    labels = _labels(by_arm)
+    return Gathered(
+        primary=primary,
+        measures=tuple(measures),
+        curves=tuple(sorted({name for name, score in named if score.round < 0})),
+        arms=tuple(_arm(key, labels[key], by_arm[key], primary) for key in sorted(by_arm)),
+        metrics=metrics,
+    )
+
+
+def panels(arms: Sequence[Arm], *, at_most: int = 3) -> list[Panel]:
+    """Sets of arms on the items they share: first the widest set of arms, then smaller sets that share more.
+
+    A model that knows six structures would shrink a comparison over forty to those six for everyone; so the others
+    are compared again without it. Where no item is shared by all, the first is the set with the most arms.
+    """
+    able = [arm for arm in arms if arm.ranked]
+    groups = {tuple(able)} | {tuple(b for b in able if b.asked >= arm.asked) for arm in able}
+    found = [panel for group in groups if group for panel in [_panel(group)] if panel.items]
+    found.sort(key=lambda p: (-len(p.arms), -len(p.items), [arm.label for arm in p.arms]))
+    kept: list[Panel] = []
+    for panel in found:
+        rival = any(set(panel.arms) <= set(k.arms) and len(panel.items) <= len(k.items) * 1.1 for k in kept)
+        if not kept or (len(panel.arms) > 1 and not rival):
+            kept.append(panel)
+    return kept[:at_most]
+
+
+def total_seconds(outcome: Outcome) -> float | None:
+    """Seconds of all stages over all rounds, None if none were recorded."""
+    return sum(outcome.seconds.values()) if outcome.seconds else None
+
+
+def _name_measures(scores: Sequence[Score]) -> tuple[list[tuple[str, Score]], dict[str, tuple[str, ...]]]:
+    """Scores under the name of their measure; the metric's spec joins it where several metrics measure the same."""
+    specs: dict[str, set[str]] = defaultdict(set)
+    for score in scores:
+        specs[score.measure].add(score.metric)
+    named = [(s.measure if len(specs[s.measure]) == 1 else f"{s.measure} {s.metric}", s) for s in scores]
+    return named, {measure: tuple(sorted(found)) for measure, found in sorted(specs.items())}
+
+
+def _outcome(rounds: Mapping[int, Record], scores: Sequence[tuple[str, Score]], *, primary: str) -> Outcome:
+    in_order = [rounds[i] for i in sorted(rounds)]
+    last = in_order[-1]
+    fresh = [(name, s) for name, s in scores if _fits(s, rounds.get(s.round, last))]  # others are of an earlier mask
+    final = {name: score for name, score in fresh if score.round == last.round}
+    trace = {score.round: score.value for name, score in fresh if name == primary}
+    done = last.status == "done"
+    seconds = {s: sum(r.seconds.get(s, 0.0) for r in in_order) for s in STAGES if any(s in r.seconds for r in in_order)}
+    return Outcome(
+        last=last,
+        union="union" in last.provenance,
+        values={name: score.value for name, score in final.items()} if done else {},
+        reasons={name: score.reason for name, score in final.items() if score.reason},
+        rounds=tuple((r.n_interactions, trace.get(r.round)) for r in in_order if r.status == "done"),
+        curve={name: score.value for name, score in fresh if score.round < 0},
+        seconds=seconds,
+        undefined=done and (primary not in final or final[primary].value is None),
+    )
+
+
+def _fits(score: Score, record: Record) -> bool:
+    return not score.mask or score.mask == record.mask
+
+
+def _arm(key: ArmKey, label: str, outcomes: Sequence[Outcome], primary: str) -> Arm:
+    found: dict[Item, list[float]] = defaultdict(list)
+    for outcome in outcomes:
+        value = outcome.values.get(primary)
+        if value is not None:
+            found[outcome.item].append(value)
+    provenance = max((o.last.provenance for o in outcomes), key=lambda p: (bool(p.get("card")), len(p)))
+    weights = [w for o in outcomes for w in _texts(o.last.provenance.get("weights"))]
+    return Arm(
+        key=key,
+        label=label,
+        outcomes=tuple(outcomes),
+        values={item: fmean(values) for item, values in found.items()},
+        asked=frozenset(o.item for o in outcomes if o.status in ("done", "failed") and o.last.target),
+        counts=Counter(o.status for o in outcomes),
+        untrained=any(w.startswith("random") for w in weights),
+        provenance=provenance,
+    )
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in a value of JSON, however deep."""
+    if isinstance(value, Mapping):
+        return [text for inner in value.values() for text in _texts(inner)]
+    if isinstance(value, list | tuple):
+        return [text for inner in value for text in _texts(inner)]
+    return [value] if isinstance(value, str) else []
+
+
+def _labels(arms: Iterable[ArmKey]) -> dict[ArmKey, str]:
+    return {(model, prompter): f"{model} · {prompter}" if prompter else model for model, prompter in arms}
+
+
+def _panel(arms: tuple[Arm, ...]) -> Panel:
+    asked = frozenset.intersection(*(arm.asked for arm in arms))
+    shared = sorted(item for item in asked if all(item in arm.values for arm in arms))
+    shared = _without_doubled_unions(shared)
+    person = {o.item: o.person for arm in arms for o in arm.outcomes}
+    values = np.array([[arm.values[item] for arm in arms] for item in shared]).reshape(len(shared), len(arms))
+    left_out = sorted(item for item in asked if any(arm.values.get(item) is None for arm in arms))
+    others = sorted(frozenset[Item]().union(*(arm.asked for arm in arms)) - asked)
+    return Panel(arms, tuple(shared), tuple(left_out), tuple(others), tuple(person[item] for item in shared), values)
+
+
+def _without_doubled_unions(items: Sequence[Item]) -> list[Item]:
+    """Items without the unions whose two sides are there themselves, so that nothing counts twice."""
+    there = set(items)
+    return [item for item in items if not {(*item[:2], f"left {item[2]}"), (*item[:2], f"right {item[2]}")} <= there]

@@ -1,0 +1,209 @@
+"""The answer: who ranks first and by how much, as a table, a figure and a matrix of pairs; one block a panel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+import numpy as np
+
+from segwise.report import figures, words
+from segwise.report.gather import Arm, Gathered, Panel, panels, total_seconds
+from segwise.report.markup import (
+    DASH,
+    count,
+    details,
+    e,
+    figure,
+    interval,
+    note,
+    number,
+    p_value,
+    seconds,
+    signed,
+    table,
+)
+from segwise.report.statistics import ALPHA, Comparison, compare, subject_means
+
+MATRIX_UP_TO = 12  # arms in a matrix; of more, the first ones
+FIGURE_UP_TO = 20
+_OPEN_UP_TO = 6  # arms up to which the matrix stands open
+_BESIDE = ("NSD", "HD95")  # shown beside the measure that ranks
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A panel with its comparison; `place` gives every arm of the report its colour."""
+
+    panel: Panel
+    result: Comparison
+    place: dict[str, int]
+
+    @property
+    def arms(self) -> list[Arm]:
+        """From best to worst."""
+        return [self.panel.arms[i] for i in self.result.order]
+
+
+def rank(gathered: Gathered) -> list[Ranked]:
+    """Panels of a run compared, the one with the most arms first."""
+    found = [(panel, compare(panel.values, panel.persons)) for panel in panels(gathered.arms)]
+    place: dict[str, int] = {}
+    for panel, result in found:
+        for i in result.order:
+            place.setdefault(panel.arms[i].label, len(place))
+    for arm in gathered.arms:
+        place.setdefault(arm.label, len(place))
+    return [Ranked(panel, result, place) for panel, result in found]
+
+
+def swatch(index: int) -> str:
+    """A dot in the colour of an arm."""
+    return f'<span class="dot" style="background:{figures.colour(index)}"></span>'
+
+
+def arm_name(arm: Arm, place: dict[str, int]) -> str:
+    """Swatch, model and prompter of an arm."""
+    model, prompter = arm.key
+    how = f' <span class="how">{e(prompter)}</span>' if prompter else ""
+    return f"{swatch(place.get(arm.label, 0))}<span class='arm'>{e(model)}</span>{how}"
+
+
+def blocks(gathered: Gathered, ranked: Sequence[Ranked]) -> str:
+    """All panels, the first one open and the others under their own headings."""
+    parts = []
+    for i, one in enumerate(ranked):
+        if i:
+            gone = [a.label for a in ranked[0].panel.arms if a not in one.panel.arms]
+            parts.append(f"<h3>Without {e(', '.join(gone))}: more items in common</h3>" if gone else "<h3>Others</h3>")
+            head, text = words.verdict(one.panel, one.result, gathered.primary)
+            parts.append(f"<p><b>{head}.</b> {text} {words.scope(one.panel)}</p>")
+        parts += [_table(gathered, one), _forest(gathered, one, name=f"forest{i}"), _pairs(one)]
+    return "".join(parts)
+
+
+def counts(arm: Arm) -> str:
+    """Counts of what did not give a value, as they stand beside every mean."""
+    marks = {"failed": "bad", "skipped": "mild", "undefined": "mild"}
+    parts = [f'<span class="tag {marks[s]}">{arm.counts[s]} {s}</span>' for s in marks if arm.counts[s]]
+    return " ".join(parts) or '<span class="none">none</span>'
+
+
+def _table(gathered: Gathered, one: Ranked) -> str:
+    panel, result = one.panel, one.result
+    beside = [m for m in _BESIDE if m in gathered.measures and m != gathered.primary]
+    any_failed = any(arm.counts["failed"] for arm in panel.arms)
+    head = ["Arm", "Rank", f"{e(gathered.primary)}<br><small>mean over subjects, 95 % interval</small>"]
+    head += ["<small>mean over<br>targets</small>", *(f"{e(m)}{' mm' if m == 'HD95' else ''}" for m in beside)]
+    head += [f"<small>{e(gathered.primary)} if a<br>failure is 0</small>"] if any_failed else []
+    head += ["Interactions<br><small>a target</small>", "Seconds<br><small>a target, median</small>"]
+    head += ["Subjects, cases,<br>targets", "Not in the mean"]
+    rows = []
+    for i in result.order:
+        arm = panel.arms[i]
+        row = [arm_name(arm, one.place), _rank_cell(result, i)]
+        row.append(f"<b>{number(result.mean[i])}</b><br>{interval(result.low[i], result.high[i])}")
+        row.append(number(float(panel.values[:, i].mean())))
+        row += [number(arm.mean(m, panel.items), 2 if m == "HD95" else 3) for m in beside]
+        row += [number(_with_failures(arm, panel))] if any_failed else []
+        row += [_plain(words.median_interactions(arm, panel)), seconds(median_seconds(arm, panel))]
+        row += [_sizes(panel), counts(arm)]
+        rows.append(row)
+    return table(head, rows, name="Ranking")
+
+
+def _rank_cell(result: Comparison, i: int) -> str:
+    low, high, first = int(result.rank_low[i]), int(result.rank_high[i]), float(result.first[i])
+    if np.isnan(first):
+        return f"<b>{result.rank[i]}</b>"
+    span = f"{low}" if low == high else f"{low}–{high}"
+    over_draws = f'<span class="ci" title="rank over the bootstrap">{span}; first in {first:.0%}</span>'
+    return f"<b>{result.rank[i]}</b><br>{over_draws}"
+
+
+def _plain(value: float | None) -> str:
+    return DASH if value is None else f"{value:g}"
+
+
+def _sizes(panel: Panel) -> str:
+    n_cases, n_targets = len({i[:2] for i in panel.items}), len(panel.items)
+    return f"{len(set(panel.persons))}, {n_cases}, {n_targets}"
+
+
+def median_seconds(arm: Arm, panel: Panel) -> float | None:
+    """Of all stages for one target, over the items of a panel."""
+    wanted = set(panel.items)
+    outcomes = [o for o in arm.outcomes if o.status == "done"]
+    found = [s for o in outcomes if o.item in wanted and (s := total_seconds(o)) is not None]
+    found = found or [s for o in outcomes if (s := total_seconds(o)) is not None]
+    return median(found) if found else None
+
+
+def _with_failures(arm: Arm, panel: Panel) -> float | None:
+    """Mean over subjects of a panel's items and of those left out for a failure, each failure counted as 0."""
+    failed = {o.item for o in arm.outcomes if o.status == "failed"}
+    by_person: dict[str, list[float]] = {}
+    for outcome in arm.outcomes:
+        item = outcome.item
+        if item in failed or item in arm.values:
+            by_person.setdefault(outcome.person, []).append(
+                0.0 if outcome.status == "failed" else arm.values.get(item, 0.0)
+            )
+    return fmean(fmean(values) for values in by_person.values()) if by_person else None
+
+
+def _forest(gathered: Gathered, one: Ranked, *, name: str) -> str:
+    means, result = subject_means(one.panel.values, one.panel.persons), one.result
+    series = [
+        figures.Series(
+            label=one.panel.arms[i].label,
+            index=one.place[one.panel.arms[i].label],
+            x=(float(result.mean[i]),),
+            y=means[:, i].tolist(),
+            low=() if np.isnan(result.low[i]) else (float(result.low[i]),),
+            high=() if np.isnan(result.high[i]) else (float(result.high[i]),),
+        )
+        for i in result.order[:FIGURE_UP_TO]
+    ]
+    rough = " With so few subjects the interval is rough and rather too narrow." if 1 < result.n_subjects < 6 else ""
+    alone = " One subject has no interval." if result.n_subjects == 1 else ""
+    more = f" The first {FIGURE_UP_TO} of {len(result.order)} arms." if len(result.order) > FIGURE_UP_TO else ""
+    svg = figures.forest(series, measure=gathered.primary, name=name)
+    return figure(svg, f"Mean over subjects with the bootstrap interval over subjects.{rough}{alone}{more}")
+
+
+def _pairs(one: Ranked) -> str:
+    if len(one.panel.arms) < 2:
+        return ""
+    result, order = one.result, one.result.order[:MATRIX_UP_TO]
+    n_pairs = len(one.panel.arms) * (len(one.panel.arms) - 1) // 2
+    head = ["Row minus column", *(arm_name(one.panel.arms[j], one.place) for j in order)]
+    rows = [[arm_name(one.panel.arms[i], one.place), *(_pair(result, i, j) for j in order)] for i in order]
+    more = (
+        f" The first {MATRIX_UP_TO} of {len(one.panel.arms)} arms are shown." if len(order) < len(result.order) else ""
+    )
+    text = (
+        "Difference of the means over subjects, its 95 % interval, and p of the Wilcoxon signed-rank test corrected "
+        f"by Holm for all {count(n_pairs, 'pair')}. Better or worse only where p &lt; {ALPHA} and the interval "
+        f"excludes 0.{more}"
+    )
+    if result.n_subjects < result.n_needed:
+        subjects = count(result.n_subjects, "subject")
+        text += f" With {subjects} no pair can be decided; {result.n_needed} would be the fewest."
+    body = note(text) + table(head, rows, name="Pairs").replace("<table", '<table class="matrix"', 1)
+    title = f"Who is better than whom: all pairs ({int(result.decided.sum())} of {n_pairs} decided)"
+    return details(title, body, unfolded=len(order) <= _OPEN_UP_TO)
+
+
+def _pair(result: Comparison, i: int, j: int) -> str:
+    if i == j:
+        return '<td class="self"></td>'
+    kind, word = ("even", "undecided")
+    if result.decided[i, j]:
+        kind, word = "better", "▲ better"
+    if result.decided[j, i]:
+        kind, word = "worse", "▼ worse"
+    between = interval(result.difference_low[i, j], result.difference_high[i, j]) if result.n_subjects > 1 else ""
+    shown = f"{signed(result.difference[i, j])}<br>{between}<small>p {p_value(result.p[i, j])} · {word}</small>"
+    return f'<td class="{kind}">{shown}</td>'

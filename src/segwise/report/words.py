@@ -1,0 +1,236 @@
+"""What the numbers say, in sentences. All text returned is HTML, with what came from outside escaped."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from segwise.report.gather import Arm, Gathered, Outcome, Panel
+from segwise.report.markup import count, e, interval, listing, number, signed
+from segwise.report.statistics import Comparison
+
+FAMILIES = ("generalist", "specialist")
+_BEST_SHOWN = 4
+
+
+def verdict(panel: Panel, result: Comparison, measure: str) -> tuple[str, str]:
+    """(headline, explanation) of who ranks first, by how much, or that the data cannot decide."""
+    labels = [f"<b>{e(arm.label)}</b>" for arm in panel.arms]
+    first, subjects = result.order[0], count(result.n_subjects, "subject")
+    mean = f"mean {e(measure)} {number(result.mean[first])}"
+    if len(panel.arms) == 1:
+        return "Nothing to compare with", f"Only {labels[first]} could be ranked: {mean} over {subjects}."
+    second = result.order[1]
+    lead = (
+        f"{number(result.difference[first, second])} above {labels[second]} "
+        f"({number(result.mean[second])}{_spread(result, first, second)})"
+    )
+    if len(result.top) == 1:
+        others = "the other" if len(labels) == 2 else f"each of the other {len(labels) - 1}"
+        text = f"{mean} over {subjects}, {lead}. It is ahead of {others} beyond what chance explains."
+        return f"{e(panel.arms[first].label)} ranks first", f"{labels[first]}: {text}"
+    if result.difference[first, second] == 0:
+        lead = f"just as {labels[second]}"
+    tied = [labels[i] for i in result.top]
+    shown = [*tied[:_BEST_SHOWN], count(len(tied) - _BEST_SHOWN, "more")] if len(tied) > _BEST_SHOWN + 1 else tied
+    text = f"Highest: {labels[first]} with {mean} over {subjects}, {lead}. {_why_undecided(result)}"
+    if len(tied) < len(labels):
+        text += f" What can be said: {listing(shown)} cannot be told apart, the others are behind the first."
+    return "The data cannot decide", text
+
+
+def _spread(result: Comparison, i: int, j: int) -> str:
+    between = interval(result.difference_low[i, j], result.difference_high[i, j])
+    return f"; 95 % interval of the difference {between}" if between else ""
+
+
+def _why_undecided(result: Comparison) -> str:
+    n_arms = len(result.mean)
+    pairs = n_arms * (n_arms - 1) // 2
+    if result.n_subjects < result.n_needed:
+        at_best = min(1.0, 2.0 ** (1 - result.n_subjects) * pairs)
+        order = (
+            "This is the order on one person; another person may give another one."
+            if result.n_subjects == 1
+            else "The order may well turn with other subjects."
+        )
+        return (
+            f"{order} With {count(result.n_subjects, 'subject')} and {count(pairs, 'pair')} of arms even a difference "
+            f"of one sign throughout reaches only p = {at_best:.2g}: at least {result.n_needed} subjects are needed "
+            "before any difference could be called real, and more if it is small."
+        )
+    return (
+        f"The difference is within what chance explains among {result.n_subjects} subjects; "
+        "more subjects, or fewer arms, would be needed to tell."
+    )
+
+
+def families(panel: Panel, result: Comparison) -> str:
+    """The best generalist against the best specialist, "" if one of them is missing."""
+    best: dict[str, int] = {}
+    for i in result.order:
+        best.setdefault(str(panel.arms[i].card.get("family", "")), i)
+    if any(family not in best for family in FAMILIES):
+        return ""
+    a, b = sorted((best[family] for family in FAMILIES), key=lambda i: (-result.mean[i], i))
+    names = {best[family]: f"the best {family}, <b>{e(panel.arms[best[family]].label)}</b>," for family in FAMILIES}
+    sure = "; this is beyond chance." if result.decided[a, b] else "; these data cannot decide between the two."
+    effort = {i: median_interactions(panel.arms[i], panel) for i in (a, b)}
+    asked = (
+        f" It asked {_interactions(effort[a])} of a person for each target, the other {_interactions(effort[b])}."
+        if None not in effort.values()
+        else ""
+    )
+    text = f"{names[a]} reaches {number(result.mean[a])}, {names[b]} {number(result.mean[b])}"
+    difference = signed(result.difference[a, b])
+    return f"Generalist or specialist? {text[0].upper()}{text[1:]} ({difference}){sure}{asked}"
+
+
+def median_interactions(arm: Arm, panel: Panel | None = None) -> float | None:
+    """What a person had to do for one target, in the median."""
+    wanted = set(panel.items) if panel else None
+    found = sorted(
+        o.last.n_interactions for o in arm.outcomes if o.status == "done" and (wanted is None or o.item in wanted)
+    ) or sorted(o.last.n_interactions for o in arm.outcomes if o.status == "done")
+    return None if not found else (found[(len(found) - 1) // 2] + found[len(found) // 2]) / 2
+
+
+def _interactions(n: float | None) -> str:
+    return "nothing" if not n else f"{n:g} interaction{'' if n == 1 else 's'}"
+
+
+def scope(panel: Panel) -> str:
+    """On what a panel was compared."""
+    n_cases = len({item[:2] for item in panel.items})
+    n_names = len({item[2] for item in panel.items})
+    n_subjects = len(set(panel.persons))
+    every = f"all {len(panel.arms)} arms" if len(panel.arms) > 1 else "it"
+    left = f" {count(len(panel.left_out), 'item')} left out, because an arm failed there." if panel.left_out else ""
+    n_other = len(panel.not_shared)
+    left += f" {count(n_other, 'more item')} could not be asked of every arm." if n_other else ""
+    return (
+        f"Compared on {count(len(panel.items), 'item')} that {every} answered: {count(n_names, 'target')} in "
+        f"{count(n_cases, 'case')} of {count(n_subjects, 'subject')}.{left}"
+    )
+
+
+def nothing_to_rank(gathered: Gathered) -> tuple[str, str]:
+    """(headline, explanation) when no arm can be ranked."""
+    counts: Counter[str] = sum((arm.counts for arm in gathered.arms), Counter())
+    n = sum(counts.values())
+    if counts["done"] + counts["undefined"] and not gathered.primary:
+        return "Not scored yet", "The predictions are there, their scores are not. Type <code>segwise score RUN</code>."
+    if gathered.arms and all(arm.untrained for arm in gathered.arms if arm.values):
+        trained = [arm for arm in gathered.arms if arm.values]
+        if trained:
+            return "Nothing to rank", "Every model that answered has random weights: its scores mean nothing."
+    parts = [f"{counts[s]} {s}" for s in ("failed", "skipped", "undefined", "done") if counts[s]]
+    every = next((s for s in ("failed", "skipped", "undefined") if counts[s] == n), "")
+    start = {
+        "failed": "Every target failed.",
+        "skipped": "Every target was skipped.",
+        "undefined": "No score is defined for any target.",
+        "": "No arm has scores for half of what it was asked.",
+    }[every]
+    return "Nothing to rank", f"{start} Of {count(n, 'outcome')}: {listing(parts)}. The reasons stand below."
+
+
+def reference_note(outcomes: Iterable[Outcome]) -> str:
+    """What the references are worth, "" if all are gold."""
+    quality: dict[str, set[str]] = {}
+    for outcome in outcomes:
+        quality.setdefault(quality_of(outcome), set()).add(outcome.last.case)
+    parts = []
+    if "silver" in quality:
+        parts.append(
+            f"The reference is <b>silver</b> in {_cases(quality['silver'])}: the output of another program "
+            "(TotalSegmentator, FreeSurfer …). There a score is agreement with that program, not accuracy."
+        )
+    if "template" in quality:
+        parts.append(f"The reference is a <b>template</b> in {_cases(quality['template'])}: a group average.")
+    if "unknown" in quality:
+        parts.append(
+            f"How the reference was made is <b>not documented</b> in {_cases(quality['unknown'])}: take scores "
+            "there as agreement, not accuracy."
+        )
+    return " ".join(parts)
+
+
+def _cases(names: set[str]) -> str:
+    shown = [f"<i>{e(name)}</i>" for name in sorted(names)]
+    return listing(shown) if len(shown) <= 3 else count(len(shown), "case")
+
+
+def quality_of(outcome: Outcome) -> str:
+    """ "gold", "silver", "template" or "unknown"."""
+    return str(outcome.last.provenance.get("quality") or "unknown").lower()
+
+
+def leakage(card: Mapping[str, Any], datasets: Iterable[str]) -> str:
+    """Whether a model may have been trained on the data it was scored on: found, not found, or cannot be known."""
+    trained = [str(name) for name in card.get("training_sets") or ()]
+    weights = card.get("licence_weights") or trained or card.get("training_note")
+    if not weights and card.get("family") == "floor":
+        return "nothing was learned"
+    hits = [name for name in trained for data in datasets if _plain(name) and _plain(name) in _plain(data)]
+    hits += [name for name in trained for data in datasets if len(_plain(data)) > 3 and _plain(data) in _plain(name)]
+    if hits:
+        return f"<b>overlap: trained on {e(listing(sorted(set(hits))))}</b>"
+    note = f" ({e(card['training_note'])})" if card.get("training_note") else ""
+    if trained:
+        return f"none known; trained on {e(listing(trained))}{note}"
+    return f"unknown: training data not listed{note}"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def what_happened(outcome: Outcome, measure: str) -> str:
+    """How an answer went wrong, read from sensitivity, precision and volume."""
+    found, right = pick(outcome, "sensitivity"), pick(outcome, "precision")
+    ratio = _volume_ratio(outcome)
+    value = outcome.values.get(measure)
+    if ratio == 0 or (found == 0 and right is None):
+        return "Empty: it predicted nothing."
+    if found is None and right is not None:
+        return "Painted something although the reference is empty."
+    size = f" Its volume is {number(ratio, 2)} × the reference's." if ratio is not None else ""
+    if found is None or right is None:
+        return f"{e(measure)} {number(value)}.{size}"
+    missed, wrong = f"{1 - found:.0%} of the target missed", f"{1 - right:.0%} of what it painted lies outside"
+    if max(found, right) < 0.15:
+        return f"Wrong place: hardly anything overlaps ({missed}, {wrong}).{size}"
+    if found < 0.6 <= right:
+        return f"Missed most of it: {missed}; what it painted is mostly right.{size}"
+    if right < 0.6 <= found:
+        return f"Spills over: {wrong}; the target itself is mostly covered.{size}"
+    if max(found, right) < 0.6:
+        return f"Displaced or mixed up: {missed}, and {wrong}.{size}"
+    return f"Roughly right: {missed}, {wrong}.{size}"
+
+
+def pick(outcome: Outcome, measure: str) -> float | None:
+    """The value of a measure, None if it is missing or undefined."""
+    return outcome.values.get(measure)
+
+
+def _volume_ratio(outcome: Outcome) -> float | None:
+    found, right = pick(outcome, "sensitivity"), pick(outcome, "precision")
+    if pick(outcome, "volume_ml") == 0:
+        return 0.0
+    return found / right if found is not None and right else None
+
+
+def unions(gathered: Gathered) -> str:
+    """Which targets are the union of two sides, "" if none."""
+    names = gathered.unions
+    if not names:
+        return ""
+    return (
+        f"{listing([f'<i>{e(name)}</i>' for name in names[:6]])}{' …' if len(names) > 6 else ''}: left and right "
+        "together. Where a model knows both sides only as one, the union of what the others gave for left and right is "
+        "scored too. Where all arms have both sides, the union does not count a second time in their means."
+    )
