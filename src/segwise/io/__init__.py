@@ -1,5 +1,6 @@
 """Files into volumes and masks into files; LPS and RAS end here."""
 
+from segwise.io.inspection import Inspection, inspect, would_read
 from segwise.io.limits import Limits
 from segwise.io.reading import peek, read, read_labels
 from segwise.io.scan import Finding, Header, LabelMap, Peek, Scan
@@ -9,13 +10,16 @@ from segwise.io.writing import write_mask
 __all__ = [
     "Finding",
     "Header",
+    "Inspection",
     "LabelMap",
     "Limits",
     "Peek",
     "Scan",
     "guess_modality",
+    "inspect",
     "peek",
     "read",
     "read_labels",
+    "would_read",
     "write_mask",
 ]

@@ -46,13 +46,13 @@ class Item:
 
     Attributes:
         name: of the file, without its folder.
-        size: in bytes.
         open: a new stream of its bytes.
+        path: where it lies, None inside an archive.
     """
 
     name: str
-    size: int
     open: Callable[[], BinaryIO]
+    path: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +62,12 @@ class Found:
     Attributes:
         objects: (file, header) of every DICOM object.
         broken: names of files that begin as DICOM and cannot be read.
-        others: names of files that are no DICOM.
+        others: files that are no DICOM.
     """
 
     objects: list[tuple[Item, Any]]
     broken: list[str]
-    others: list[str]
+    others: list[Item]
 
 
 def is_dicom(head: bytes) -> bool:
@@ -111,7 +111,7 @@ def scan(path: Path, limits: Limits) -> Found:
             with item.open() as stream:
                 head = stream.read(2048)
             if not is_dicom(head):
-                found.others.append(item.name)
+                found.others.append(item)
                 continue
             try:
                 found.objects.append((item, header(item)))
@@ -152,7 +152,7 @@ def modality(dataset: Any) -> str:
 
 
 def _of_file(path: Path) -> Item:
-    return Item(path.name, path.stat().st_size, lambda: path.open("rb"))
+    return Item(path.name, lambda: path.open("rb"), path)
 
 
 def _of_zip(path: Path, limits: Limits) -> list[Item]:
@@ -172,7 +172,7 @@ def _of_zip(path: Path, limits: Limits) -> list[Item]:
             with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
                 return io.BytesIO(stream.read(info.file_size))
 
-        return Item(Path(info.filename.replace("\\", "/")).name, info.file_size, opened)
+        return Item(Path(info.filename.replace("\\", "/")).name, opened)
 
     return [item(i) for i in sorted(infos, key=lambda i: i.filename)]
 

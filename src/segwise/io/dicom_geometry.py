@@ -160,9 +160,9 @@ def _missing_text(
     more = f" and {len(missing) - 5} more gaps" if len(missing) > 5 else ""
     total = sum(n for *_, n in missing)
     return (
-        f"{name}: {total} slice{'s are' if total > 1 else ' is'} missing: {', '.join(parts)}{more}; positions along the "
-        f"slice normal, where the usual step is {usual:.2f} mm. Segwise closes no gap: find the missing files, or split "
-        "the series"
+        f"{name}: {total} slice{'s are' if total > 1 else ' is'} missing: {', '.join(parts)}{more}; positions along "
+        f"the slice normal, where the usual step is {usual:.2f} mm. Segwise closes no gap: find the missing files, or "
+        "split the series"
     )
 
 

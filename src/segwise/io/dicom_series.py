@@ -60,14 +60,14 @@ class Place:
         series: the images.
         objects: (kind, file, header) of what is no image: "seg", "rtstruct", "RTPLAN", ...
         findings: notes on files that are skipped.
-        others: names of files that are no DICOM.
+        others: files that are no DICOM.
     """
 
     name: str
     series: tuple[Series, ...]
     objects: tuple[tuple[str, Item, Any], ...]
     findings: tuple[Finding, ...]
-    others: tuple[str, ...]
+    others: tuple[Item, ...]
 
 
 def survey(path: Path, limits: Limits) -> Place:

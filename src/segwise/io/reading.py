@@ -57,16 +57,19 @@ def read(
     """
     file = Path(path)
     limits = limits or Limits()
-    found, window = opened_any(file, limits, series=series, spacing_mm=spacing_mm)
-    with guarded(file.name, "an image"):
-        chosen, findings = _volumes(file.name, found, volume, channels=channels)
+    found = opened_any(file, limits, series=series, spacing_mm=spacing_mm)
+    return scanned(file.name, found, volume, modality=modality, channels=channels)
+
+
+def scanned(name: str, found: Opened, volume: int | None, *, modality: str = "", channels: bool = False) -> Scan:
+    """The voxels of an opened file, one volume or all of them as channels; see `read`."""
+    with guarded(name, "an image"):
+        chosen, findings = _volumes(name, found, volume, channels=channels)
         parts = [found.load(v) for v in chosen]
         array = np.stack(parts) if len(parts) > 1 else parts[0][None]
-        if array.dtype.kind == "c":
-            raise FileError(f"{file.name}: holds complex numbers; take the magnitude first")
-        array, not_finite = finite(array, file.name)
+        array, not_finite = finite(array, name)
         grid, repairs = repaired(found.header.grid)
-        channel = Channel(modality or found.modality, window)
+        channel = Channel(modality or found.modality, found.window_hu)
         made = Volume.of(array, grid, [channel] * len(chosen))
     return Scan(made, found.header, (*found.findings, *findings, *repairs, *not_finite))
 
@@ -103,7 +106,7 @@ def read_labels(
         labels = read_dicom_labels(file, on=on, level=level, limits=limits)
         if labels is not None:
             return labels
-    found, _ = opened_any(file, limits, series=series, spacing_mm=spacing_mm)
+    found = opened_any(file, limits, series=series, spacing_mm=spacing_mm)
     with guarded(file.name, "labels"):
         chosen, findings = _volumes(file.name, found, volume, channels=False)
         array, more = as_labels(found.load(chosen[0]), file.name)
@@ -119,7 +122,7 @@ def peek(
     Raises:
         FileError: as `read`, as far as headers tell.
     """
-    found, _ = opened_any(Path(path), limits or Limits(), series=series, spacing_mm=spacing_mm)
+    found = opened_any(Path(path), limits or Limits(), series=series, spacing_mm=spacing_mm)
     grid, repairs = repaired(found.header.grid)
     return Peek(grid, found.n_volumes, found.modality, found.header, (*found.findings, *repairs))
 
@@ -155,10 +158,8 @@ def content(path: Path) -> str:
         return "nifti" if is_nifti(head) else "mgz" if is_mgh(head) else ""
 
 
-def opened_any(
-    path: Path, limits: Limits, *, series: int | None, spacing_mm: Spacing | None
-) -> tuple[Opened, tuple[float, float] | None]:
-    """(the file with its header understood, display window of a CT).
+def opened_any(path: Path, limits: Limits, *, series: int | None, spacing_mm: Spacing | None) -> Opened:
+    """The file with its header understood.
 
     Raises:
         FileError: as `read`.
@@ -179,13 +180,13 @@ def opened_any(
         if series is not None:
             raise FileError(f"{path.name}: series={series} is for DICOM; this is a single file")
         if kind == "nifti":
-            return open_nifti(path, limits, spacing_mm), None
+            return open_nifti(path, limits, spacing_mm)
         if kind == "nrrd":
-            return open_nrrd(path, limits, spacing_mm), None
+            return open_nrrd(path, limits, spacing_mm)
         if kind == "mha":
-            return open_metaimage(path, limits, spacing_mm), None
+            return open_metaimage(path, limits, spacing_mm)
         if kind == "mgz":
-            return open_mgh(path, limits), None
+            return open_mgh(path, limits)
     raise FileError(f"{path.name}: {_unknown(path)}; expected {_EXPECTED}")
 
 

@@ -112,8 +112,7 @@ def _assembled(fields: nib.Nifti1Header, array: Array) -> bytes:
     fields["scl_slope"], fields["scl_inter"] = 1, 0
     data = array.astype(array.dtype.newbyteorder(fields.endianness), copy=False).tobytes()
     gap = fields.single_vox_offset - fields.sizeof_hdr
-    block: bytes = fields.binaryblock
-    return block + b"\0" * gap + data
+    return b"".join([fields.binaryblock, b"\0" * gap, data])
 
 
 def _write_itk(path: Path, array: Array, grid: Grid, names: Mapping[int, str]) -> None:
