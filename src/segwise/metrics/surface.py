@@ -35,11 +35,11 @@ def score(pair: Pair, *, tolerance_mm: float = 2.0) -> dict[str, float]:
     """Surface agreement of reference and prediction.
 
     Surface elements and areas as in surface-distance: marching-cubes triangles at the corners of the voxel lattice;
-    all three agree with it within 1e-9 on real masks (tests/figures/metrics.json). Deviations: the average is one number,
-    over the area of both surfaces (there: two directed ones); a distance up to 1e-6 mm above the tolerance counts as
-    within it; a sheared grid is measured as it lies. MONAI's NSD with use_subvoxels
-    agrees within 1e-6; its plain NSD, HD95 and ASSD count boundary voxels instead of area, and differ on the same masks
-    by up to 0.33 (NSD) and the largest spacing (HD95, ASSD).
+    all three agree with it within 1e-9 on real masks (tests/figures/metrics.json). Deviations: the average is one
+    number, over the area of both surfaces (there: two directed ones); a distance up to 1e-6 mm above the tolerance
+    counts as within it; a sheared grid is measured as it lies. MONAI's NSD with use_subvoxels agrees within 1e-6; its
+    plain NSD, HD95 and ASSD count boundary voxels instead of area, and differ on the same masks by up to 0.33 (NSD) and
+    the largest spacing (HD95, ASSD).
 
     Args:
         pair: both masks.

@@ -202,10 +202,20 @@ def deepest(distances: Array, spacing: Sequence[float]) -> Array:
     return np.asarray(ties[np.argmin(np.round(away, 3))])
 
 
+def mean(mask: Array) -> Array:
+    """float64 [ndim]: the mean index of what is true."""
+    axes = range(mask.ndim)
+    sums = [np.count_nonzero(mask, axis=tuple(b for b in axes if b != a)) for a in axes]
+    return np.array([np.average(np.arange(len(n)), weights=n) for n in sums])
+
+
 def nearest(mask: Array, index: ArrayLike, spacing: Sequence[float]) -> Array:
-    """int [ndim]: the true voxel nearest to an index in mm; the first in array order on a tie."""
+    """int [ndim]: the true voxel nearest to an index (rounded) in mm; the first in array order on a tie."""
+    wanted = np.rint(index).astype(int)
+    if mask[tuple(wanted)]:
+        return wanted
     found = np.argwhere(mask)
-    away = np.linalg.norm((found - np.asarray(index)) * np.asarray(spacing), axis=1)
+    away = np.linalg.norm((found - wanted) * np.asarray(spacing), axis=1)
     return np.asarray(found[np.argmin(np.round(away, 6))])
 
 

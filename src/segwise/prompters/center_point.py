@@ -10,7 +10,7 @@ from segwise.card import PrompterCard
 from segwise.case import Target
 from segwise.geometry import Array
 from segwise.prompt import Prompt
-from segwise.prompters._places import largest, nearest, region
+from segwise.prompters._places import largest, mean, nearest, region
 
 CARD = PrompterCard(
     title="Centre point",
@@ -51,4 +51,4 @@ def next(
 
 def _centre(mask: Array, spacing: tuple[float, ...]) -> Array:
     component = largest(mask)
-    return nearest(component, np.rint(np.argwhere(component).mean(axis=0)), spacing)
+    return nearest(component, mean(component), spacing)

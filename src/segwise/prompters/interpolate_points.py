@@ -60,4 +60,4 @@ def _centre(piece: Slice) -> Array:
     found = bounds(component)
     assert found is not None
     low, high = np.array(found[0]), np.array(found[1])
-    return nearest(component, np.rint((low + high - 1) / 2), piece.spacing_mm)
+    return nearest(component, (low + high - 1) / 2, piece.spacing_mm)

@@ -8,19 +8,18 @@ from skimage.measure import find_contours
 
 from segwise.card import PrompterCard
 from segwise.case import Target
-from segwise.errors import SpecError
-from segwise.geometry import Array
+from segwise.errors import GridError, SpecError
+from segwise.geometry import Array, Grid
 from segwise.prompt import Prompt, Stroke
 from segwise.prompters._places import (
     Region,
     Slice,
     at_least,
-    belongs,
     deepest,
     depth,
     largest,
+    region,
     rounds_made,
-    wrong,
 )
 
 CARD = PrompterCard(
@@ -82,7 +81,9 @@ def next(
     distance_mm: float = 2.0,
     plane: str = "axial",
 ) -> Prompt | None:
-    """The prompt with one stroke more, on the slice that holds most of the largest error component (26 neighbours).
+    """The prompt with one stroke more, on the slice that holds most of the largest error component.
+
+    Components (26 neighbours) of what is missed and of what is too much are told apart; the one of most voxels counts.
 
     Missed: positive, along the line `distance_mm` inside the component's slice (or at half its depth). Too much:
     negative, along the line `distance_mm` outside the reference, its longest stretch on the component; inside the
@@ -112,17 +113,26 @@ def _stroke(
     distance_mm: float,
     plane: str,
 ) -> Prompt | None:
-    found = wrong(target, mask)
+    if mask.dtype != bool or mask.shape != target.grid.shape:
+        raise GridError(f"prediction is {mask.dtype} {mask.shape}, expected bool {target.grid.shape}")
+    errors = [_component(wrong, target.grid) for wrong in (target.mask & ~mask, mask & ~target.mask)]
+    counts = [0 if error is None else int(np.count_nonzero(error.mask)) for error in errors]
+    positive = counts[0] >= counts[1]
+    found = errors[0 if positive else 1]
     if found is None:
         return None
-    component = Region(largest(found.mask), found.low, found.grid)
-    piece = max(component.slices(plane), key=lambda s: np.count_nonzero(s.mask))
+    piece = max(found.slices(plane), key=lambda s: np.count_nonzero(s.mask))
     deep = deepest(depth(piece.mask, piece.spacing_mm), piece.spacing_mm)
-    positive = belongs(target, found.mm(piece.at(deep))[0])
     line = None if positive else _along(found, piece, target, distance_mm)
     line = _inside(piece, distance_mm) if line is None else line
     line = deep[None] if line is None else _part(line, length, rng)
     return prompt.also(Stroke(found.mm(piece.at(line)), closed=False, positive=positive))
+
+
+def _component(mask: Array, grid: Grid) -> Region | None:
+    """The largest component of a mask."""
+    found = region(mask, grid)
+    return None if found is None else Region(largest(found.mask), found.low, found.grid)
 
 
 def _inside(piece: Slice, distance_mm: float) -> Array | None:
@@ -144,23 +154,17 @@ def _along(found: Region, piece: Slice, target: Target, distance_mm: float) -> A
 
 
 def _longest(distances: Array, level: float, allowed: Array, *, offset: ArrayLike) -> Array | None:
-    best: Array | None = None
+    """The longest stretch, over all lines of a level, whose places [N, 2] are allowed, minus an offset."""
+    best = np.empty((0, 2), dtype=int)
     for contour in find_contours(distances, level):
         places = np.rint(contour).astype(int)
         on = allowed[tuple(places.T)]
-        if on.all():
-            runs = [places]
-        elif not on.any():
-            continue
-        else:  # begin behind a place off the mask, so that no stretch is cut at the contour's ends
-            turn = int(np.argmin(on)) + 1
+        if not on.all() and np.array_equal(contour[0], contour[-1]):
+            turn = int(np.argmin(on))  # begin off the mask, so that no stretch is cut at the line's ends
             places, on = np.roll(places, -turn, axis=0), np.roll(on, -turn)
-            runs = [run for run in np.split(places, np.flatnonzero(~on)) if allowed[tuple(run[-1])]]
-            runs = [run[allowed[tuple(run.T)]] for run in runs]
-        longest = max(runs, key=len)
-        if best is None or len(longest) > len(best):
-            best = longest
-    return None if best is None else best - np.asarray(offset)
+        breaks = np.flatnonzero(np.diff(np.cumsum(~on)[on])) + 1
+        best = max(best, *np.split(places[on], breaks), key=len)
+    return best - np.asarray(offset) if len(best) else None
 
 
 def _part(line: Array, length: float, rng: np.random.Generator) -> Array:
