@@ -150,7 +150,9 @@ def open_series(
         return stacked(name, same[volume][0], limits)
 
     limits.declared(name, grid.shape, 4)
-    return Opened(Header("dicom", grid), len(same), [*series.findings, *findings, *found], load, series.modality)
+    return Opened(
+        Header("dicom", grid), len(same), [*series.findings, *findings, *found], load, series.modality, series.window_hu
+    )
 
 
 def split(name: str, frames: Sequence[Frame]) -> tuple[list[list[Frame]], list[Finding]]:

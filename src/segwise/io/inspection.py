@@ -19,7 +19,7 @@ from segwise.io import dicom_seg, dicom_series, rtstruct
 from segwise.io.dicom_files import Item
 from segwise.io.limits import Limits, guarded
 from segwise.io.placing import repaired
-from segwise.io.reading import Pathlike, Spacing, content, opened_any, read
+from segwise.io.reading import Pathlike, Spacing, content, opened_any, scanned
 from segwise.io.scan import Finding
 from segwise.io.values import Values, as_labels, guess_modality, looks_like_labels, statistics
 
@@ -124,8 +124,8 @@ def _single(
     file: Path, shown: str, limits: Limits, series: int | None, volume: int | None, spacing_mm: Spacing | None
 ) -> Inspection:
     try:
-        found, _ = opened_any(file, limits, series=series, spacing_mm=spacing_mm)
-        scan = read(file, series=series, volume=volume, spacing_mm=spacing_mm, limits=limits)
+        found = opened_any(file, limits, series=series, spacing_mm=spacing_mm)
+        scan = scanned(file.name, found, volume)
         with guarded(file.name, "an image"):
             return _image(
                 shown,
@@ -241,14 +241,13 @@ def _series(
     shown = str(path)
     try:
         found = dicom_series.open_series(place, series, limits, spacing_mm)
-        scan = read(path, series=series.number, volume=volume, spacing_mm=spacing_mm, limits=limits)
+        scan = scanned(path.name, found, volume)
         with guarded(path.name, "an image"):
-            own = [f for f in scan.findings if f not in place.findings]
             return _image(
                 shown,
                 scan.volume.array[0],
                 scan.volume.grid,
-                own,
+                scan.findings,
                 kind="dicom",
                 n_volumes=found.n_volumes,
                 modality=series.modality,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zipfile
 import zlib
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -174,9 +175,7 @@ def opened_any(path: Path, limits: Limits, *, series: int | None, spacing_mm: Sp
             if len(place.series) > 1 and series is None:
                 text = f"{len(place.series)} series found; took {chosen.label}, the only one larger than a localizer"
                 notes.append(Finding("warning", "series-chosen", text, "choose another with series=N"))
-            return Opened(
-                found.header, found.n_volumes, [*notes, *found.findings], found.load, found.modality
-            ), chosen.window_hu
+            return replace(found, findings=[*notes, *found.findings])
         if series is not None:
             raise FileError(f"{path.name}: series={series} is for DICOM; this is a single file")
         if kind == "nifti":

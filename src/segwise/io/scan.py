@@ -150,6 +150,7 @@ class Opened:
         findings: from the header.
         load: volume number -> [D, H, W] values, scaled.
         modality: as the file says.
+        window_hu: display window of a CT, or None.
     """
 
     header: Header
@@ -157,3 +158,4 @@ class Opened:
     findings: Sequence[Finding]
     load: Callable[[int], Array]
     modality: str = ""
+    window_hu: tuple[float, float] | None = None
