@@ -68,6 +68,8 @@ CARD = ModelCard(
         "lift=propagate counts each object as number 1: the original resizes a mask that holds the object's number, so "
         "its later objects get slightly larger boxes",
         "a file that does not say its modality is CT if any voxel is below -500",
+        "an MR with more than a tenth of its voxels negative (z-scored) is shifted by its minimum first (the original "
+        "drops all voxels <= 0)",
         "a volume of one value becomes 0 (the original divides by zero)",
     ),
     seconds_hint=30.0,
@@ -76,6 +78,7 @@ CARD = ModelCard(
 SIZE = 256
 CT_WINDOW_HU = (-160.0, 240.0)
 MR_PERCENTILES = (0.5, 99.5)
+Z_SCORED = 0.1  # share of negative voxels from which an MR is z-scored
 CT_BELOW = -500.0  # only CT has voxels this low (air is -1000 HU)
 FOLLOW_PX = 3  # margin of the next slice's box, in pixels of the view
 SHEAR = 1e-3  # cosine between axes up to which a slice counts as a rectangle
@@ -114,6 +117,7 @@ class LiteFrame(SliceFrame):
         values = regrid(values, volume.grid, grid, order=1, outside=lowest)
         modality = volume.channels[0].modality or ("CT" if lowest < CT_BELOW else "MR")
         ct = modality == "CT"
+        values = values if ct else lifted(values)
         return Volume.of(levels(values, limits(values, ct=ct), zeros=not ct), grid, volume.channels[:1])
 
     def window(self, grid: Grid, centre: Sequence[int]) -> Grid:
@@ -153,6 +157,22 @@ class LiteFrame(SliceFrame):
         own = torch.from_numpy(np.ascontiguousarray(logits[:, :, 0, :high, :wide]))
         full = F.interpolate(own, (height, width), mode="bilinear", align_corners=False)
         return full[:, :, None].numpy()
+
+
+def lifted(values: Array) -> Array:
+    """MR values with the target above zero: z-scored ones are shifted by their minimum, others come back as they are.
+
+    An image counts as z-scored if more than a tenth of its voxels other than 0 are negative. Voxels of exactly 0 stay
+    0 if they are more than a tenth of the image: then they are the background that a z-score of the brain left alone.
+    """
+    below, zero = int((values < 0).sum()), int((values == 0).sum())
+    if below <= Z_SCORED * (values.size - zero):
+        return values
+    shifted: Array = values.astype(np.float32)
+    shifted -= shifted[np.isfinite(shifted)].min()
+    if zero > Z_SCORED * values.size:
+        shifted[values == 0] = 0
+    return shifted
 
 
 def limits(values: Array, *, ct: bool) -> tuple[float, float]:
