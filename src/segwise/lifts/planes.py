@@ -29,7 +29,7 @@ AXES: Mapping[str, str] = {
     "sagittal": "LIP",
 }  # slices, rows, columns as one reads them
 MARGIN = 4  # voxels kept around the foreground of an answer
-QUERIES = 8  # at most in one call of the decoder: more need memory, and on a CPU are no faster
+QUERIES = 4  # at most in one call of the decoder: on a CPU more are slower, as they leave its cache
 _CODE = "planes-1"  # raised when features or answers of unchanged parts change
 
 

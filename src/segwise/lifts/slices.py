@@ -30,13 +30,17 @@ class Slices(Planes):
                 raise nothing(ask.prompt)
             for place, there in marks.items():
                 wanted[place].append((i, there))
-        pieces: list[dict[int, Piece]] = [{} for _ in asks]
+        last = {i: place for place in sorted(wanted) for i, _ in wanted[place]}
+        pieces: dict[int, dict[int, Piece]] = defaultdict(dict)
+        done: dict[int, Prediction] = {}
         for place in sorted(wanted):
             (features,) = self.features(state, [place])
             answered = self.answers(features, [marks for _, marks in wanted[place]])
             for (i, _), piece in zip(wanted[place], answered, strict=True):
                 pieces[i][place] = piece
-        return [self.assembled(state, ask, pieces[i]) for i, ask in enumerate(asks)]
+                if last[i] == place:  # views are larger than masks: kept no longer than needed
+                    done[i] = self.assembled(state, asks[i], pieces.pop(i))
+        return [done[i] for i in range(len(asks))]
 
     def _marks(self, state: State, ask: Ask) -> dict[int, Marks]:
         spans = marked(ask.prompt, state.volume.grid)
