@@ -189,7 +189,7 @@ def segment(
         texts: names of structures.
         mm: see above.
         modality: "CT" or "MR" where the file does not say.
-        reading: `series`, `volume`, `spacing_mm`, `slice_axis` of `io.read`.
+        reading: `series`, `volume`, `spacing_mm` of `io.read`.
 
     Raises:
         PromptError: a malformed prompt, one that the model does not take, or one outside the scan.

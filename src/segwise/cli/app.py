@@ -65,13 +65,14 @@ def inspect(
     json: Json = False,
     series: Annotated[int | None, typer.Option(help="Number of a DICOM series among those found.")] = None,
     volume: Annotated[int | None, typer.Option(help="Number of a volume in a 4D file, from 0.")] = None,
-    spacing: Annotated[str | None, typer.Option(help="Spacing in mm, d,h,w, for a file that has none.")] = None,
-    slice_axis: Annotated[bool, typer.Option(help="Take a 2D file as a volume of one slice.")] = False,
+    spacing: Annotated[
+        str | None, typer.Option(help="Spacing in mm, d,h,w, for a file that has none; takes a 2D file as one slice.")
+    ] = None,
 ) -> None:
     """Say what a file holds, what is odd about it, and what Segwise would do. Exit 0: would be read; 2: refused."""
     from segwise import api
 
-    found = api.inspect(paths, series=series, volume=volume, spacing_mm=_spacing(spacing), slice_axis=slice_axis)
+    found = api.inspect(paths, series=series, volume=volume, spacing_mm=_spacing(spacing))
     screen.inspections(found, json=json)
     if not all(item.readable for item in found):
         raise typer.Exit(2)
@@ -87,7 +88,7 @@ def cases(
     with screen.spinner(f"reading {data}"):
         found = api.cases(data, layout=layout)
     screen.cases(found, json=json)
-    if found and all("error" in case for case in found):
+    if found and all(case["error"] for case in found):
         raise typer.Exit(2)
 
 
@@ -122,8 +123,9 @@ def segment(
     modality: Annotated[str, typer.Option(help="CT or MR, where the file does not say.")] = "",
     series: Annotated[int | None, typer.Option(help="Number of a DICOM series.")] = None,
     volume: Annotated[int | None, typer.Option(help="Number of a volume in a 4D file, from 0.")] = None,
-    spacing: Annotated[str | None, typer.Option(help="Spacing in mm, d,h,w, for a file that has none.")] = None,
-    slice_axis: Annotated[bool, typer.Option(help="Take a 2D file as a volume of one slice.")] = False,
+    spacing: Annotated[
+        str | None, typer.Option(help="Spacing in mm, d,h,w, for a file that has none; takes a 2D file as one slice.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Segment one scan and write the mask on its exact grid (.nii.gz, .nii, .nrrd or .mha)."""
@@ -142,7 +144,6 @@ def segment(
             series=series,
             volume=volume,
             spacing_mm=_spacing(spacing),
-            slice_axis=slice_axis,
         )
     screen.answer(answer, json=json)
 

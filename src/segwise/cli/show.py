@@ -131,15 +131,17 @@ def cases(found: Sequence[Mapping[str, Any]], *, json: bool) -> None:
         return
     table = Table("case", "subject", "layout", "mod.", "shape", "spacing mm", "targets", box=None, header_style="bold")
     for case in found:
-        if "error" in case:
-            table.add_row(escape(str(case["id"])), f"[red]cannot be read: {escape(str(case['error']))}[/]")
+        if case["error"]:
             continue
         targets = [str(target["name"]) for target in case["targets"]]
         shown = ", ".join(targets[:4]) + (f" and {len(targets) - 4} more" if len(targets) > 4 else "")
         size = ["x".join(map(str, case["shape"])), " ".join(f"{s:.3g}" for s in case["spacing_mm"])]
         table.add_row(*map(escape, (case["id"], case["subject"], case["layout"], case["modality"], *size, shown)))
     Console(highlight=False).print(table)
-    subjects = {case.get("subject") for case in found if "error" not in case}
+    for case in found:
+        if case["error"]:
+            _out.print(f"[red]{escape(str(case['id']))} cannot be read:[/] {escape(str(case['error']))}")
+    subjects = {case.get("subject") for case in found if not case["error"]}
     _out.print(f"{len(found)} cases of {len(subjects)} subjects")
 
 

@@ -6,6 +6,7 @@ is an exact ellipsoid and neighbours bend together.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from segwise.geometry import Array, Grid
+
+FAR_MM = 20.0  # fields are not worked out further than this from a shape: no crease is softer
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +29,27 @@ class Space:
 
     xyz: Array
     grid: Grid
+
+    def around(self, low: Array, high: Array) -> tuple[slice, slice, slice]:
+        """The part of the grid outside of which no coordinate lies within low..high (mm), for shapes to work in."""
+        found = []
+        for axis in range(3):
+            use = np.ones(self.grid.shape[axis], dtype=bool)
+            for world in range(3):
+                least, most = self._reach[axis][world]
+                use &= (most >= low[world]) & (least <= high[world])
+            places = np.flatnonzero(use)
+            found.append(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0))
+        return found[0], found[1], found[2]
+
+    @functools.cached_property
+    def _reach(self) -> list[list[tuple[Array, Array]]]:
+        """For each array axis and each of x, y, z: its least and greatest value in every slice along that axis."""
+        reach = []
+        for axis in range(3):
+            others = tuple(i for i in range(3) if i != axis)
+            reach.append([(one.min(axis=others), one.max(axis=others)) for one in self.xyz])
+        return reach
 
     @staticmethod
     def of(grid: Grid, rng: np.random.Generator, *, warp_mm: float, scale_mm: float) -> Space:
@@ -58,24 +82,34 @@ def blob(
     tilt: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Array:
     """A superquadric: an ellipsoid for power 2, boxier above. `tilt` turns it about x, y, z in degrees."""
-    local = space.xyz - np.asarray(centre, dtype=np.float32)[:, None, None, None]
+    middle, r = np.asarray(centre, dtype=np.float32), np.asarray(radii, dtype=np.float32)
+    reach = np.abs(_turn(tilt)) @ r + FAR_MM
+    part = space.around(middle - reach, middle + reach)
+    local = space.xyz[(slice(None), *part)] - middle[:, None, None, None]
     local = np.tensordot(_turn(tilt).T.astype(np.float32), local, axes=1)
-    r = np.asarray(radii, dtype=np.float32)
-    scaled = sum(np.abs(local[i] / r[i]) ** power for i in range(3))
-    return np.asarray((scaled ** (1 / power) - 1) * float(r.min()), dtype=np.float32)
+    scaled = np.abs(local / r[:, None, None, None])
+    np.power(scaled, power, out=scaled)
+    field = np.full(space.grid.shape, FAR_MM, dtype=np.float32)
+    field[part] = (scaled.sum(axis=0) ** (1 / power) - 1) * float(r.min())
+    return field
 
 
 def tube(space: Space, path: ArrayLike, radii: ArrayLike) -> Array:
     """A tube around a polyline [N, 3] mm with a radius at every vertex."""
     points, sizes = np.asarray(path, dtype=np.float32), np.asarray(radii, dtype=np.float32)
-    best = np.full(space.grid.shape, np.inf, dtype=np.float32)
+    field = np.full(space.grid.shape, FAR_MM, dtype=np.float32)
+    reach = float(sizes.max()) + FAR_MM
+    part = space.around(points.min(axis=0) - reach, points.max(axis=0) + reach)
+    xyz = space.xyz[(slice(None), *part)]
+    best = np.full(xyz.shape[1:], np.inf, dtype=np.float32)
     for a, b, ra, rb in zip(points[:-1], points[1:], sizes[:-1], sizes[1:], strict=True):
         along = b - a
-        local = space.xyz - a[:, None, None, None]
+        local = xyz - a[:, None, None, None]
         t = np.clip(np.tensordot(along, local, axes=1) / float(along @ along), 0, 1)
         gap = np.sqrt(((local - along[:, None, None, None] * t) ** 2).sum(axis=0)) - (ra + (rb - ra) * t)
         np.minimum(best, gap, out=best)
-    return best
+    field[part] = best
+    return field
 
 
 def curve(points: ArrayLike, n: int) -> Array:

@@ -1,0 +1,212 @@
+"""The command line on tiny files: what a newcomer types, what is printed, and what every mistake answers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from segwise.cli import app as program
+
+AFFINE = np.diag([2.0, 1.5, 3.0, 1.0])  # NIfTI (i, j, k)
+SHAPE = (16, 14, 10)
+
+
+def scan(subject: int) -> tuple[np.ndarray, np.ndarray]:
+    """A bright block and a darker one in noise, (i, j, k)."""
+    rng = np.random.default_rng(subject)
+    image, labels = rng.normal(0, 5, SHAPE), np.zeros(SHAPE, dtype=np.uint8)
+    labels[3:8, 3:9, 2:7] = 1
+    labels[10:14, 4:9, 3:8] = 2
+    return image + 100 * (labels == 1) + 50 * (labels == 2), labels
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for n in range(2):
+        folder = root / f"case_{n}"
+        folder.mkdir()
+        image, labels = scan(n)
+        nib.save(nib.Nifti1Image(image.astype(np.float32), AFFINE), folder / "image.nii.gz")
+        nib.save(nib.Nifti1Image(labels, AFFINE), folder / "labels.nii.gz")
+        about = {
+            "id": f"case_{n}",
+            "subject": f"person_{n}",
+            "modality": "CT",
+            "label_map": {"1": "liver", "2": "spleen"},
+        }
+        (folder / "case.json").write_text(json.dumps(about))
+    return root
+
+
+@pytest.fixture
+def segwise(monkeypatch, capfd):
+    """Run the program; (exit code, standard output, standard error)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["segwise", *map(str, words)])
+        monkeypatch.delenv("SEGWISE_DEBUG", raising=False)
+        code = 0
+        try:
+            program.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+def compared(segwise, dataset, out, *more):
+    words = ("compare", dataset, "-m", "box-fill", "-m", "threshold", "-p", "box3d", "-p", "box-points(n=2)", *more)
+    return segwise(*words, "-o", out)
+
+
+def test_compare_runs_to_a_report_and_resumes(segwise, dataset, tmp_path):
+    code, out, err = compared(segwise, dataset, tmp_path / "run")
+    assert code == 0, err
+    assert "6 tasks over 2 cases of 2 subjects" in out
+    assert "box-fill does not take points" in out.replace("\n", " ") or "points" in out
+    assert (tmp_path / "run" / "report.html").stat().st_size > 5000
+    code, table, _ = segwise("export", tmp_path / "run")
+    assert code == 0
+    code, _, _ = compared(segwise, dataset, tmp_path / "run")
+    assert code == 0
+    assert segwise("export", tmp_path / "run")[1] == table
+    rows = list(csv.reader(io.StringIO(table)))
+    columns = {"model", "dataset", "case", "subject", "target", "prompter", "seed", "round", "metric", "value"}
+    assert columns | {"reason", "status", "encode_s", "decode_s", "peak_bytes"} <= set(rows[0])
+    statuses = {row[rows[0].index("status")] for row in rows[1:]}
+    assert statuses == {"done", "skipped"}
+
+
+def test_export_formats_hold_the_same_rows(segwise, dataset, tmp_path):
+    compared(segwise, dataset, tmp_path / "run")
+    lines = [json.loads(line) for line in segwise("export", tmp_path / "run", "--format", "jsonl")[1].splitlines()]
+    segwise("export", tmp_path / "run", "--format", "parquet", "-o", tmp_path / "t.parquet")
+    from pyarrow import parquet
+
+    assert parquet.read_table(tmp_path / "t.parquet").num_rows == len(lines)
+    dsc = [r["value"] for r in lines if r["metric"] == "DSC" and r["model"] == "box-fill"]
+    assert dsc == pytest.approx([1.0] * 4)
+
+
+def test_dry_run_computes_nothing(segwise, dataset, tmp_path):
+    code, out, _ = compared(segwise, dataset, tmp_path / "run", "--dry-run")
+    assert code == 0
+    assert "6 tasks" in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_cases_as_json_is_data_only(segwise, dataset):
+    code, out, _ = segwise("cases", dataset, "--json")
+    first = json.loads(out)[0]
+    assert code == 0
+    assert (first["id"], first["subject"], first["layout"], first["modality"]) == (
+        "case_0",
+        "person_0",
+        "case-json",
+        "CT",
+    )
+    assert first["shape"] == [10, 14, 16]
+    assert first["spacing_mm"] == pytest.approx([3.0, 1.5, 2.0])
+    liver = next(t for t in first["targets"] if t["name"] == "liver")
+    assert (liver["value"], liver["voxels"]) == (1, 5 * 6 * 5)
+    assert liver["centroid_ras_mm"] == pytest.approx([5 * 2.0, 5.5 * 1.5, 4 * 3.0])
+
+
+@pytest.mark.parametrize(("flag", "box"), [((), "2,3,3,7,9,8"), (("--mm",), "5,3.75,4.5,15,12.75,19.5")])
+def test_segment_writes_a_mask_on_the_exact_grid(segwise, dataset, tmp_path, flag, box):
+    out = tmp_path / "mask.nii.gz"
+    code, text, err = segwise(
+        "segment", dataset / "case_0/image.nii.gz", "-m", "box-fill", "--box", box, *flag, "-o", out
+    )
+    assert code == 0, err
+    assert "150 voxels" in text
+    mask = nib.load(out)
+    assert np.array_equal(np.asarray(mask.dataobj), scan(0)[1] == 1)
+    assert np.array_equal(mask.affine, AFFINE)
+    assert mask.get_data_dtype() == np.uint8
+
+
+def test_segment_answers_json(segwise, dataset, tmp_path):
+    words = ("segment", dataset / "case_0/image.nii.gz", "-m", "threshold", "--point", "4,5,5,+", "--json")
+    code, out, err = segwise(*words, "-o", tmp_path / "m.nrrd")
+    assert code == 0, err
+    assert json.loads(out)["voxels"]["target"] > 0
+
+
+BAD = [
+    (("compare", "{data}", "-m", "geodesik", "-p", "box3d", "-o", "{tmp}/r"), 'did you mean "geodesic"'),
+    (("compare", "{data}", "-m", "box-fill", "-p", "box4d", "-o", "{tmp}/r"), 'did you mean "box3d"'),
+    (("compare", "{data}", "-m", "box-fill", "-p", "points", "-o", "{tmp}/r"), "box-fill"),
+    (("compare", "{data}", "-m", "box-fill", "-p", "box3d", "-t", "livr", "-o", "{tmp}/r"), "livr"),
+    (("compare", "{tmp}", "-m", "box-fill", "-p", "box3d", "-o", "{tmp}/r"), "layout"),
+    (("compare", "{tmp}/nowhere", "-m", "box-fill", "-p", "box3d", "-o", "{tmp}/r"), "nowhere"),
+    (("run", "zero_shoot", "--data", "{data}", "-o", "{tmp}/r"), 'did you mean "zero_shot"'),
+    (("run", "{tmp}/absent.toml", "--data", "{data}", "-o", "{tmp}/r"), "absent.toml"),
+    (("report", "{data}"), "run"),
+    (("score", "{tmp}/nowhere"), "nowhere"),
+    (("export", "{data}"), "run"),
+    (("list", "modles"), 'did you mean "models"'),
+    (("show", "models", "sma"), "sma"),
+    (("cases", "{data}", "--layout", "btcvv"), "btcvv"),
+    (("segment", "{image}", "-m", "box-fill", "-o", "{tmp}/m.nii.gz"), "expected --box"),
+    (("segment", "{image}", "-m", "box-fill", "--text", "liver", "-o", "{tmp}/m.nii.gz"), "does not take text"),
+    (("segment", "{image}", "-m", "box-fill", "--box", "1,2,3", "-o", "{tmp}/m.nii.gz"), "expected 6 numbers"),
+    (("segment", "{image}", "-m", "box-fill", "--box", "1,2,3,1,4,5", "-o", "{tmp}/m.nii.gz"), "empty on an axis"),
+    (
+        ("segment", "{image}", "-m", "box-fill", "--box", "90,90,90,99,99,99", "-o", "{tmp}/m.nii.gz"),
+        "outside the scan",
+    ),
+    (("segment", "{image}", "-m", "threshold", "--point", "1,1,nan,+", "-o", "{tmp}/m.nii.gz"), "expected 3 numbers"),
+    (("segment", "{image}", "-m", "box-fill", "--box", "2,3,3,7,9,8", "-o", "{tmp}/m.tif"), ".nii.gz"),
+    (("segment", "{image}", "-m", "box-fill", "--box", "2,3,3,7,9,8", "-o", "{tmp}/no/m.nii.gz"), "not a folder"),
+    (("segment", "{tmp}/none.nii", "-m", "box-fill", "--box", "2,3,3,7,9,8", "-o", "{tmp}/m.nii.gz"), "none.nii"),
+    (("inspect", "{tmp}/none.nii"), "none.nii"),
+    (("weights", "import", "{tmp}/none.pth"), "none.pth"),
+    (("weights", "pull", "box-fil"), "box-fill"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=lambda x: " ".join(x)[:60] if isinstance(x, tuple) else None)
+def test_every_mistake_gets_one_message_and_exit_code_2(segwise, dataset, tmp_path, words, message):
+    names = {"data": dataset, "tmp": tmp_path, "image": dataset / "case_0" / "image.nii.gz"}
+    code, out, err = segwise(*(word.format(**names) for word in words))
+    assert code == 2, (out, err)
+    assert message in (err + out).replace("\n", " ")
+    assert "Traceback" not in err
+    assert not (tmp_path / "m.nii.gz").exists()
+
+
+def test_piped_lists_are_one_name_a_line(segwise):
+    out = segwise("list", "prompters")[1]
+    assert "box-points" in out.splitlines()
+    assert all(" " not in line for line in out.splitlines())
+
+
+def test_missing_weights_say_what_to_type(segwise, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGWISE_WEIGHTS_DIR", str(tmp_path / "empty"))
+    code, _, err = segwise("compare", dataset, "-m", "litemedsam", "-p", "box2d", "-o", tmp_path / "r")
+    assert code == 2
+    assert "segwise weights pull litemedsam" in err.replace("\n", " ")
+
+
+def test_a_closed_pipe_is_not_an_error(dataset, tmp_path):
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    command = f"{sys.executable} -m segwise.cli.app list prompters --json | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=env, check=True)
+    assert "Traceback" not in done.stderr
+
+
+def test_the_version_is_told():
+    assert "segwise 0." in CliRunner().invoke(program.app, ["--version"]).output
