@@ -259,8 +259,12 @@ class TestCurve:
         empty = [Pair(~dot(), ~dot(), grid_of((5, 6, 7)), p.prompt) for p in rounds(*[5] * 6)]
         assert {reason(v) for v in curve.score(empty).values()} == {"both empty"}
         assert {reason(v) for v in curve.score([]).values()} == {"no round"}
-        blind = [Pair(p.reference, p.prediction, p.grid) for p in rounds(*[9] * 6)]
-        assert reason(curve.score(blind)["DSC_AUC"]) == reason(curve.score(blind)["n_to_DSC80"]) == "prompts not known"
+
+    def test_prompts_not_known(self):
+        blind = [Pair(p.reference, p.prediction, p.grid) for p in rounds(2, 5, 6, 7, 8, 9)]
+        known, found = curve.score(rounds(2, 5, 6, 7, 8, 9)), curve.score(blind)
+        assert {k for k in known if known[k] != found[k]} == {"n_to_DSC80", "n_to_DSC90"}
+        assert reason(found["n_to_DSC80"]) == reason(curve.score(blind[:3])["DSC_AUC"]) == "prompts not known"
 
     def test_fewer_than_two_steps_are_refused(self):
         with pytest.raises(SpecError, match="steps is 1"):

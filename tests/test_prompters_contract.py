@@ -166,6 +166,32 @@ class TestEveryPrompter:
             module.next(target, prompt, ~mask, 0, **args)
 
 
+def _sliced():
+    """Every member with a plane, in the other planes, and in two dimensions where it has them."""
+    for name in NAMES:
+        known = catalog.member("prompters", name).parameters
+        if "plane" in known:
+            for plane in ("axial", "coronal", "sagittal"):
+                args = {"plane": plane, **({"dims": 2} if "dims" in known else {})}
+                yield pytest.param(name, args, id=f"{name} {plane}")
+
+
+@pytest.mark.parametrize(("name", "args"), _sliced())
+def test_planes_are_the_patients_whatever_the_file(name, args):
+    module, resolved = member(name, **args)
+    axis = TARGET.grid.axis_of(args["plane"])
+    prompt = module.first(TARGET, 5, **resolved)
+    for axes in ("IAR", "LSP", "RAS"):
+        same_places(prompt, module.first(turned(TARGET, axes), 5, **resolved))
+    if name == "middle-box":  # the one that spans slices
+        return
+    for mark in prompt.marks:
+        if mark.kind == "box":
+            assert np.ptp(TARGET.grid.index(mark.corners_mm())[:, axis]) == pytest.approx(1)
+        if mark.kind == "stroke":
+            assert np.ptp(TARGET.grid.index(mark.xyz_mm)[:, axis]) == pytest.approx(0)
+
+
 @pytest.mark.parametrize("name", INSIDE_BOX)
 def test_marks_stay_in_the_tight_box(name):
     module, args = member(name)

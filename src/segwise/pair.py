@@ -58,7 +58,7 @@ class Surfaces:
     triangles there, its distance that to the nearest element of the other surface.
 
     Attributes:
-        reference_mm, prediction_mm: float64 [N], [M] distances to the other surface, ascending.
+        reference_mm, prediction_mm: float [N], [M] distances to the other surface, ascending.
         reference_mm2, prediction_mm2: float64 [N], [M] areas in the same order.
     """
 
@@ -160,11 +160,12 @@ def between(reference: Array, prediction: Array, linear: Array) -> Surfaces:
     """
     codes = [_codes(mask) for mask in (reference, prediction)]
     table = _areas(np.ascontiguousarray(linear, dtype=np.float64).tobytes())
-    elements = [np.argwhere((code != 0) & (code != 255)) for code in codes]
-    areas = [table[code[tuple(where.T)]] for code, where in zip(codes, elements, strict=True)]
-    if max(map(len, elements)) > MANY:
-        away = [_transformed(elements[i], elements[1 - i], codes[0].shape, linear) for i in (0, 1)]
+    borders = [(code != 0) & (code != 255) for code in codes]
+    areas = [table[code[border]] for code, border in zip(codes, borders, strict=True)]
+    if max(map(len, areas)) > MANY:
+        away = [_transformed(borders[i], borders[1 - i], linear) for i in (0, 1)]
     else:
+        elements = [np.argwhere(border) for border in borders]
         away = [_nearest(elements[i], elements[1 - i], linear) for i in (0, 1)]
     order = [np.argsort(distances, kind="stable") for distances in away]
     return Surfaces(away[0][order[0]], away[1][order[1]], areas[0][order[0]], areas[1][order[1]])
@@ -186,12 +187,10 @@ def _nearest(here: Array, there: Array, linear: Array) -> Array:
     return np.asarray(np.linalg.norm((here - there[index]) @ linear.T, axis=1))
 
 
-def _transformed(here: Array, there: Array, shape: tuple[int, ...], linear: Array) -> Array:
-    """The same from a distance transform (float32, no shear), for surfaces too large for a tree."""
-    away = np.ones(shape, dtype=bool)
-    away[tuple(there.T)] = False
-    distances = edt.edt(away, anisotropy=tuple(np.linalg.norm(linear, axis=0)), black_border=False, parallel=1)
-    return np.asarray(distances[tuple(here.T)], dtype=np.float64)
+def _transformed(here: Array, there: Array, linear: Array) -> Array:
+    """float32 [N], the same from a distance transform (no shear) between bool arrays, too large for a tree."""
+    spacing = tuple(np.linalg.norm(linear, axis=0))
+    return np.asarray(edt.edt(~there, anisotropy=spacing, black_border=False, parallel=1)[here])
 
 
 @functools.lru_cache(maxsize=64)

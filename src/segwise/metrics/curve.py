@@ -45,7 +45,8 @@ def score(
     Args:
         pairs: one a round, in order, each with the prompt of its round.
         steps: click rounds under the curve. A click round is one whose prompt holds points or strokes, so a first
-            round of a box alone is left out, as in the challenge; further rounds count in the final scores only.
+            round of a box alone is left out, as in the challenge; further rounds count in the final scores only. Where
+            prompts are not known, the last `steps` rounds count if there are that many or one more.
         tolerance_mm: of NSD.
         nsd_floor: NSD counts as 0 where DSC is at most this. The challenge decides by the mean DSC of a case's
             classes, here each target stands for itself.
@@ -77,8 +78,11 @@ def score(
 
 def _area(pairs: Sequence[Pair], values: list[float], steps: int) -> float:
     if any(pair.prompt is None for pair in pairs):
-        return undefined("prompts not known")
-    clicked = [v for p, v in zip(pairs, values, strict=True) if p.prompt and p.prompt.kinds & {"points", "stroke"}]
+        if len(pairs) not in (steps, steps + 1):
+            return undefined("prompts not known")
+        clicked = values[-steps:]
+    else:
+        clicked = [v for p, v in zip(pairs, values, strict=True) if p.prompt and p.prompt.kinds & {"points", "stroke"}]
     missing = next((v for v in clicked if np.isnan(v)), None)
     if missing is not None:
         return missing
