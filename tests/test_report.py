@@ -19,7 +19,7 @@ from segwise.records.run import Run as RunFolder
 from segwise.records.types import Plan, Record, Score
 from segwise.report import build, page, rows
 
-VOID = {"meta", "link", "br", "image", "path", "use", "rect", "img", "hr", "circle", "line"}
+VOID = {"wbr", "meta", "link", "br", "image", "path", "use", "rect", "img", "hr", "circle", "line"}
 
 
 class _Checker(HTMLParser):
@@ -90,7 +90,7 @@ def test_equal_arms_cannot_be_decided() -> None:
 def test_one_subject_shows_the_order_and_what_would_be_needed() -> None:
     text = said(study(1))
     assert "The data cannot decide" in text and "order on one person" in text
-    assert "at least 8 subjects are needed" in text  # six pairs: 2 · 6 / 2**8 < .05
+    assert "at least 8 subjects are needed to decide any of 6 pairs" in text  # six pairs: 2 · 6 / 2**8 < .05
     assert "special · name" in text and "0 of 6 decided" in text
 
 
@@ -122,9 +122,9 @@ def test_arms_are_compared_on_common_items_and_the_others_again_without_the_narr
     ]
     narrow = [outcome("special", "name", case=f"c{i}", target="left thalamus", dsc=(0.9,)) for i in range(8)]
     text = said(join(*wide, *narrow))
-    assert "Compared on 8 items that all 3 arms answered" in text
-    assert "16 more items could not be asked of every arm" in text
-    assert "On the 24 items that general · box2d and floor · box2d share" in text
+    assert "Compared on 8 targets that all 3 arms answered" in text
+    assert "16 more targets could not be asked of every arm" in text
+    assert "On the 24 targets that general · box2d and floor · box2d share" in text
 
 
 def test_a_union_of_sides_counts_once_where_the_sides_are_there() -> None:
@@ -138,7 +138,7 @@ def test_a_union_of_sides_counts_once_where_the_sides_are_there() -> None:
     run = join(general, made, brain("special", "name", ("thalamus",), 0.8))
     text = said(run)
     assert "thalamus : left and right together" in text
-    assert "Compared on 1 item that all 2 arms answered" in text  # the union, which both have
+    assert "Compared on 1 target that all 2 arms answered" in text  # the union, which both have
     assert {row["model"]: row["dsc"] for row in rows(*run)} == {"general": "0.900", "special": "0.800"}
     alone = join(general, made, brain("floor", "box2d", (*both, "thalamus"), 0.5))
     assert {row["model"]: row["dsc"] for row in rows(*alone)} == {"general": "0.600", "floor": "0.500"}
@@ -166,7 +166,7 @@ def test_an_arm_that_fails_mostly_does_not_shrink_the_comparison() -> None:
     good = [outcome("general", case=f"c{i}", dsc=(0.8,)) for i in range(6)]
     bad = [outcome("floor", case=f"c{i}", status="done" if i < 2 else "failed", reason="broke") for i in range(6)]
     text = said(join(*good, *bad))
-    assert "too few results: 2 of 6 items have a value" in text and "over 6 subjects" in text
+    assert "too few results: 2 of 6 targets have a value" in text and "over 6 subjects" in text
 
 
 def test_silver_references_and_leakage_are_said() -> None:

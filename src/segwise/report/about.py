@@ -114,8 +114,8 @@ def methods(gathered: Gathered, ranked: Sequence[Ranked]) -> str:
     seeds = sorted({o.last.seed for o in gathered.outcomes})
     needed = f" Here {ranked[0].result.n_needed} subjects are the fewest that can decide anything." if ranked else ""
     parts = [
-        "<b>Arm</b>: a model with a prompter (a simulated user, or the target's name). <b>Item</b>: a target of a "
-        "case. Arms are compared only on items that all of them answered; seeds are averaged first. The value of a "
+        "<b>Arm</b>: a model with a prompter (a simulated user, or the target's name). <b>Target</b>: a structure in "
+        "a case. Arms are compared only on targets that all of them answered; seeds are averaged first. The value of a "
         "target is that of its <b>last round</b>, never the best of several.",
         "<b>Subjects</b>: cases, targets and seeds of one person are not independent, so they are averaged to one "
         f"value a subject. Intervals: percentile bootstrap over subjects, paired over arms, {N_BOOT:,} draws, seed 0, "
@@ -131,7 +131,6 @@ def methods(gathered: Gathered, ranked: Sequence[Ranked]) -> str:
         "<b>Seconds</b> are wall-clock on the machine of this run after warm-up, all rounds of a target together; "
         "what several targets share (reading, encoding) is divided among them. <b>Interactions</b>: what a person "
         "would have done for one target; a name that belongs to the question costs none.",
-        words.unions(gathered),
     ]
     return "<ul>" + "".join(f"<li>{part}</li>" for part in parts if part) + "</ul>"
 
@@ -192,6 +191,6 @@ def sizes(gathered: Gathered) -> str:
         count(len(gathered.arms), "arm"),
         count(len({o.person for o in outcomes}), "subject"),
         count(len({o.item[:2] for o in outcomes}), "case"),
-        count(len({o.item for o in outcomes if o.last.target}), "target of a case", "targets of cases"),
+        count(len({o.item for o in outcomes if o.last.target}), "target"),
     ]
     return listing(parts)

@@ -12,7 +12,7 @@ from segwise.records.types import STAGES
 from segwise.report import figures, words
 from segwise.report.gather import Arm, Gathered, Item
 from segwise.report.markup import DASH, count, e, figure, n_bytes, note, number, seconds, table
-from segwise.report.ranking import Ranked, arm_name, counts, median_seconds, swatch
+from segwise.report.ranking import Ranked, arm_name, counts, median_seconds
 from segwise.report.statistics import compare, interval_of_mean
 
 COLUMNS_UP_TO = 12
@@ -22,18 +22,26 @@ _FIGURE_UP_TO = 14
 def by_target(gathered: Gathered, order: Sequence[Arm], place: dict[str, int]) -> str:
     """Targets × arms; the best is bold where that target alone decides it, else only marked as highest."""
     arms = list(order)[:COLUMNS_UP_TO]
-    targets = sorted({item[2] for arm in arms for item in arm.asked})
-    head = ["Target", "Subjects", *(arm_name(arm, place) for arm in arms)]
+    targets = sorted({item[2] for arm in arms for item in arm.asked}, key=_sides_together)
+    head = ["Structure", "Subjects", *(arm_name(arm, place) for arm in arms)]
     rows = [[e(target), *_target_row(arms, target)] for target in targets]
     if not rows:
         return ""
     more = f" The first {COLUMNS_UP_TO} of {len(order)} arms." if len(order) > COLUMNS_UP_TO else ""
     legend = (
-        f"Mean {e(gathered.primary)} over subjects. <b>Bold</b>: better than every other arm on this target beyond "
+        f"Mean {e(gathered.primary)} over subjects. <b>Bold</b>: better than every other arm on this structure beyond "
         "chance (Holm over the pairs of this row, not over rows). <span class='top'>•</span> marks the highest where "
         f"the data cannot decide. A small n: fewer subjects than the row.{more}"
     )
-    return note(legend) + table(head, rows, name="By target").replace('class="scroll"', 'class="scroll tall"', 1)
+    union = note(words.unions(gathered)) if gathered.unions else ""
+    return (
+        note(legend) + union + table(head, rows, name="By target").replace('class="scroll"', 'class="scroll tall"', 1)
+    )
+
+
+def _sides_together(target: str) -> tuple[str, str]:
+    side, _, base = target.partition(" ")
+    return (base, side) if side in ("left", "right") and base else (target, "")
 
 
 def _target_row(arms: Sequence[Arm], target: str) -> list[str]:
@@ -97,7 +105,7 @@ def by_subset(gathered: Gathered, one: Ranked) -> str:
     if not groups:
         return ""
     order = one.result.order[:COLUMNS_UP_TO]
-    head = ["Subset", "Subjects", "Items", *(arm_name(one.panel.arms[i], one.place) for i in order)]
+    head = ["Subset", "Subjects", "Targets", *(arm_name(one.panel.arms[i], one.place) for i in order)]
     rows = []
     for name, rows_of in groups.items():
         persons = [one.panel.persons[k] for k in rows_of]
@@ -162,13 +170,14 @@ def _curve(arm: Arm, one: Ranked) -> figures.Series | None:
 def _curve_table(gathered: Gathered, one: Ranked) -> str:
     if not gathered.curves:
         return ""
-    rows = []
-    for arm in one.arms:
-        found = [arm.mean(measure, one.panel.items) for measure in gathered.curves]
-        if any(value is not None for value in found):
-            rows.append([arm_name(arm, one.place), *(number(value, 2) for value in found)])
-    text = "Measures of the whole curve of rounds, mean over subjects."
-    return note(text) + table(["Arm", *map(e, gathered.curves)], rows, name="Curves") if rows else ""
+    arms = [arm for arm in one.arms if any(len(o.rounds) > 1 for o in arm.outcomes)]
+    means = {m: [arm.mean(m, one.panel.items) for arm in arms] for m in gathered.curves}
+    known = {m: values for m, values in means.items() if any(v is not None for v in values)}
+    if not known:
+        return ""
+    rows = [[arm_name(arm, one.place), *(number(v[i], 2) for v in known.values())] for i, arm in enumerate(arms)]
+    text = "Measures of the whole curve of rounds, mean over subjects; – where the metric defines none."
+    return note(text) + table(["Arm", *map(e, known)], rows, name="Curves")
 
 
 def cost(gathered: Gathered, one: Ranked) -> str:
@@ -222,8 +231,8 @@ def distribution(gathered: Gathered, one: Ranked) -> str:
     ]
     if len(one.panel.items) < 2:
         return ""
-    n = count(len(one.panel.items), "item")
-    return figure(figures.strips(series, measure=gathered.primary), f"All {n}; seeds are averaged.")
+    n = count(len(one.panel.items), "target")
+    return figure(figures.strips(series, measure=gathered.primary), f"All {n} of each arm; seeds are averaged.")
 
 
 def unranked(gathered: Gathered, ranked: Sequence[Ranked], place: dict[str, int]) -> str:
@@ -233,7 +242,7 @@ def unranked(gathered: Gathered, ranked: Sequence[Ranked], place: dict[str, int]
     for arm in gathered.arms:
         if arm in shown:
             continue
-        done = f"{len(arm.values)} of {len(arm.asked)} items have a value"
+        done = f"{len(arm.values)} of {len(arm.asked)} targets have a value"
         reason = "nothing in common with the arms above" if arm.ranked else f"too few results: {done}"
         if not arm.asked:
             reason = "never ran" if not arm.counts["undefined"] else "no score is defined"
@@ -243,8 +252,3 @@ def unranked(gathered: Gathered, ranked: Sequence[Ranked], place: dict[str, int]
         rows.append([arm_name(arm, place), number(mean), reason, counts(arm)])
     head = ["Arm", f"Mean {e(gathered.primary)}", "Why not ranked", "Counts"]
     return f"<h3>Not ranked</h3>{table(head, rows, name='Not ranked')}" if rows else ""
-
-
-def legend(arms: Sequence[Arm], place: dict[str, int]) -> str:
-    """The colours of arms."""
-    return " ".join(f"{swatch(place[arm.label])}{e(arm.label)}" for arm in arms)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from segwise.errors import RunError
-from segwise.records import durable
 from segwise.records.run import Run
 from segwise.records.types import Choice, Pair, Plan, Record, Score
 from segwise.report import about, breakdown, overlay, ranking, words
@@ -37,7 +36,9 @@ def build(run_dir: Path | str) -> Path:
     known = run.about()
     crops = overlay.folder(run.crops)
     text = page(records, run.scores(), plan=plan_of(known.get("plan")), crops=crops, meta=known)
-    durable.write_whole(run.path / FILE, text.encode())
+    half = run.path / f".{FILE}.tmp"
+    half.write_text(text, encoding="utf-8")
+    half.replace(run.path / FILE)
     return run.path / FILE
 
 
@@ -60,7 +61,7 @@ def page(
     """
     gathered = gather(records, scores)
     ranked = ranking.rank(gathered)
-    place = ranked[0].place if ranked else {arm.label: i for i, arm in enumerate(gathered.arms)}
+    place = ranked[0].place if ranked else {}
     parts = _sections(gathered, ranked, place, plan=plan, crops=crops, meta=meta or {})
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, body in parts if body)
     body = "".join(section(anchor, title, content) for anchor, title, content in parts)
@@ -149,20 +150,20 @@ def _cost(gathered: Gathered, first: Ranked | None, place: dict[str, int]) -> st
 def _answer(gathered: Gathered, ranked: Sequence[Ranked], plan: Plan | None, name: str) -> str:
     if ranked:
         head, text = words.verdict(ranked[0].panel, ranked[0].result, gathered.primary)
-        text = f"{text} {words.scope(ranked[0].panel)}"
         decided = len(ranked[0].result.top) == 1 and len(ranked[0].panel.arms) > 1
     else:
         head, text = words.nothing_to_rank(gathered)
         decided = False
     paragraphs = [text, words.families(ranked[0].panel, ranked[0].result) if ranked else ""]
     for one in ranked[1:]:
-        other, why = words.verdict(one.panel, one.result, gathered.primary)
-        paragraphs.append(f"On the {len(one.panel.items)} items that {_names(one)} share: <b>{other}</b>. {why}")
+        short = words.in_short(one.panel, one.result)
+        paragraphs.append(f"On the {len(one.panel.items)} targets that {_names(one)} share: {short}.")
+    scope = f'<p class="scope">{words.scope(ranked[0].panel)}</p>' if ranked else ""
     question = f"<p>{e(plan.question)}</p>" if plan and plan.question else ""
     kind = "answer" if decided else "answer open"
     return (
         f"<header><h1>Segwise report · {e(name)} · {about.sizes(gathered)}</h1>{question}"
-        f'<div class="{kind}"><p class="head">{head}</p>{"".join(f"<p>{p}</p>" for p in paragraphs if p)}</div>'
+        f'<div class="{kind}"><p class="head">{head}</p>{"".join(f"<p>{p}</p>" for p in paragraphs if p)}{scope}</div>'
         f"{''.join(note(text, kind='warn') for text in _warnings(gathered))}</header>"
     )
 
@@ -181,10 +182,10 @@ def _warnings(gathered: Gathered) -> list[str]:
     seen = sorted({e(arm.key[0]) for arm in gathered.arms if "<b>overlap" in words.leakage(arm.card, datasets)})
     if seen:
         found.append(f"{listing(seen)} was <b>trained on this data set</b>: its scores here flatter it.")
-    notes = sorted({str(n) for o in gathered.outcomes for n in _list(o.last.provenance.get("notes"))})
+    notes = sorted({(o.last.case, str(n)) for o in gathered.outcomes for n in _list(o.last.provenance.get("notes"))})
     if notes:
-        body = "<ul>" + "".join(f"<li>{e(text)}</li>" for text in notes[:40]) + "</ul>"
-        found.append(details(f"Notes on the cases ({len(notes)})", body) if len(notes) > 2 else e(" ".join(notes)))
+        body = "<ul>" + "".join(f"<li><i>{e(case)}</i>: {e(text)}</li>" for case, text in notes[:60]) + "</ul>"
+        found.append(details(f"Notes on the cases ({len(notes)})", body))
     return [text for text in found if text]
 
 

@@ -28,6 +28,17 @@ from segwise.report.statistics import ALPHA, Comparison, compare, subject_means
 
 MATRIX_UP_TO = 12  # arms in a matrix; of more, the first ones
 FIGURE_UP_TO = 20
+_SHAPES = {  # matplotlib's markers as paths in a square of ten
+    "o": "M5 .6A4.4 4.4 0 1 1 5 9.4A4.4 4.4 0 1 1 5 .6Z",
+    "s": "M1 1H9V9H1Z",
+    "D": "M5 0L10 5L5 10L0 5Z",
+    "^": "M5 .5L9.8 9.2H.2Z",
+    "v": "M5 9.5L.2 .8H9.8Z",
+    "P": "M3.3 .4H6.7V3.3H9.6V6.7H6.7V9.6H3.3V6.7H.4V3.3H3.3Z",
+    "X": "M2.6 .2L5 2.6L7.4 .2L9.8 2.6L7.4 5L9.8 7.4L7.4 9.8L5 7.4L2.6 9.8L.2 7.4L2.6 5L.2 2.6Z",
+    "<": "M.5 5L9.2 .2V9.8Z",
+    ">": "M9.5 5L.8 9.8V.2Z",
+}
 _OPEN_UP_TO = 6  # arms up to which the matrix stands open
 _BESIDE = ("NSD", "HD95")  # shown beside the measure that ranks
 
@@ -53,21 +64,24 @@ def rank(gathered: Gathered) -> list[Ranked]:
     for panel, result in found:
         for i in result.order:
             place.setdefault(panel.arms[i].label, len(place))
-    for arm in gathered.arms:
-        place.setdefault(arm.label, len(place))
     return [Ranked(panel, result, place) for panel, result in found]
 
 
 def swatch(index: int) -> str:
-    """A dot in the colour of an arm."""
-    return f'<span class="dot" style="background:{figures.colour(index)}"></span>'
+    """The marker of an arm as in the figures; a ring for one that is not ranked (index below 0)."""
+    shape = '<circle class="ring" cx="5" cy="5" r="3.6"/>'
+    if index >= 0:
+        outline = _SHAPES[figures.MARKERS[index % len(figures.MARKERS)]]
+        shape = f'<path fill="{figures.colour(index)}" d="{outline}"/>'
+    return f'<svg class="dot" viewBox="0 0 10 10" aria-hidden="true">{shape}</svg>'
 
 
 def arm_name(arm: Arm, place: dict[str, int]) -> str:
     """Swatch, model and prompter of an arm."""
     model, prompter = arm.key
     how = f' <span class="how">{e(prompter)}</span>' if prompter else ""
-    return f"{swatch(place.get(arm.label, 0))}<span class='arm'>{e(model)}</span>{how}"
+    breakable = e(model).replace("(", "<wbr>(").replace(",", ",<wbr>").replace("+", "<wbr>+")
+    return f"{swatch(place.get(arm.label, -1))}<span class='arm'>{breakable}</span>{how}"
 
 
 def blocks(gathered: Gathered, ranked: Sequence[Ranked]) -> str:
@@ -76,7 +90,9 @@ def blocks(gathered: Gathered, ranked: Sequence[Ranked]) -> str:
     for i, one in enumerate(ranked):
         if i:
             gone = [a.label for a in ranked[0].panel.arms if a not in one.panel.arms]
-            parts.append(f"<h3>Without {e(', '.join(gone))}: more items in common</h3>" if gone else "<h3>Others</h3>")
+            parts.append(
+                f"<h3>Without {e(', '.join(gone))}: more targets in common</h3>" if gone else "<h3>Others</h3>"
+            )
             head, text = words.verdict(one.panel, one.result, gathered.primary)
             parts.append(f"<p><b>{head}.</b> {text} {words.scope(one.panel)}</p>")
         parts += [_table(gathered, one), _forest(gathered, one, name=f"forest{i}"), _pairs(one)]

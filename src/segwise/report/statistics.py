@@ -36,7 +36,7 @@ class Comparison:
         rank_low, rank_high: [A] interval of the rank over the bootstrap.
         first: [A] share of the draws in which the arm is (or shares) first, nan with one subject.
         difference: [A, A] row minus column, mean over subjects.
-        difference_low, difference_high: [A, A] bootstrap interval of it.
+        difference_low, difference_high: [A, A] bootstrap interval of it, nan with one subject.
         p: [A, A] Wilcoxon signed-rank over subjects, corrected by Holm over all pairs; nan on the diagonal.
         decided: [A, A] row is better than column, beyond what chance explains.
         top: indices of the arms that the first one does not decidedly beat, itself first.
@@ -86,6 +86,8 @@ def compare(
     pairs = list(combinations(range(n_arms), 2))
     p_pairs = holm(signed_rank(_differences(means, pairs)))
     low, high = _pair_intervals(draws, pairs, alpha=alpha)
+    if n_subjects < 2:
+        low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
     difference = means.mean(axis=0)[:, None] - means.mean(axis=0)[None, :]
     p = _square(p_pairs, p_pairs, pairs, n_arms)
     difference_low = _square(low, -high, pairs, n_arms)

@@ -16,55 +16,56 @@ _BEST_SHOWN = 4
 
 
 def verdict(panel: Panel, result: Comparison, measure: str) -> tuple[str, str]:
-    """(headline, explanation) of who ranks first, by how much, or that the data cannot decide."""
+    """(headline, one or two sentences) of who ranks first, by how much, or that the data cannot decide."""
     labels = [f"<b>{e(arm.label)}</b>" for arm in panel.arms]
-    first, subjects = result.order[0], count(result.n_subjects, "subject")
-    mean = f"mean {e(measure)} {number(result.mean[first])}"
+    first = result.order[0]
+    mean = f"mean {e(measure)} <b>{number(result.mean[first])}</b> over {count(result.n_subjects, 'subject')}"
     if len(panel.arms) == 1:
-        return "Nothing to compare with", f"Only {labels[first]} could be ranked: {mean} over {subjects}."
+        return "Nothing to compare with", f"Only {labels[first]} could be ranked: {mean}."
     second = result.order[1]
-    lead = (
-        f"{number(result.difference[first, second])} above {labels[second]} "
-        f"({number(result.mean[second])}{_spread(result, first, second)})"
-    )
+    behind = f"{labels[second]} with {number(result.mean[second])}"
+    lead = f"{number(result.difference[first, second])} ahead of {behind}{_spread(result, first, second)}"
     if len(result.top) == 1:
         others = "the other" if len(labels) == 2 else f"each of the other {len(labels) - 1}"
-        text = f"{mean} over {subjects}, {lead}. It is ahead of {others} beyond what chance explains."
-        return f"{e(panel.arms[first].label)} ranks first", f"{labels[first]}: {text}"
+        text = f"{labels[first]} reaches a {mean}, {lead}. It is ahead of {others} beyond what chance explains."
+        return f"{e(panel.arms[first].label)} ranks first", text
     if result.difference[first, second] == 0:
-        lead = f"just as {labels[second]}"
+        lead = f"just as {behind}"
+    text = f"{labels[first]} has the highest {mean}, {lead}. {_why_undecided(result)}"
+    return "The data cannot decide", f"{text}{_what_can_be_said(labels, result)}"
+
+
+def in_short(panel: Panel, result: Comparison) -> str:
+    """The same in half a sentence."""
+    order = [f"<b>{e(panel.arms[i].label)}</b> {number(result.mean[i])}" for i in result.order[:_BEST_SHOWN]]
+    rest = f" and {len(result.order) - _BEST_SHOWN} more" if len(result.order) > _BEST_SHOWN else ""
+    sure = "the first beyond chance" if len(result.top) == 1 else "not decided"
+    return f"{', then '.join(order)}{rest}; {sure}"
+
+
+def _what_can_be_said(labels: list[str], result: Comparison) -> str:
     tied = [labels[i] for i in result.top]
+    if len(tied) == len(labels):
+        return ""
     shown = [*tied[:_BEST_SHOWN], count(len(tied) - _BEST_SHOWN, "more")] if len(tied) > _BEST_SHOWN + 1 else tied
-    text = f"Highest: {labels[first]} with {mean} over {subjects}, {lead}. {_why_undecided(result)}"
-    if len(tied) < len(labels):
-        text += f" What can be said: {listing(shown)} cannot be told apart, the others are behind the first."
-    return "The data cannot decide", text
+    return f" What can be said: {listing(shown)} cannot be told apart, the others are behind the first."
 
 
 def _spread(result: Comparison, i: int, j: int) -> str:
     between = interval(result.difference_low[i, j], result.difference_high[i, j])
-    return f"; 95 % interval of the difference {between}" if between else ""
+    return f" (95 % interval of the difference {between})" if between else ""
 
 
 def _why_undecided(result: Comparison) -> str:
-    n_arms = len(result.mean)
-    pairs = n_arms * (n_arms - 1) // 2
-    if result.n_subjects < result.n_needed:
-        at_best = min(1.0, 2.0 ** (1 - result.n_subjects) * pairs)
-        order = (
-            "This is the order on one person; another person may give another one."
-            if result.n_subjects == 1
-            else "The order may well turn with other subjects."
-        )
-        return (
-            f"{order} With {count(result.n_subjects, 'subject')} and {count(pairs, 'pair')} of arms even a difference "
-            f"of one sign throughout reaches only p = {at_best:.2g}: at least {result.n_needed} subjects are needed "
-            "before any difference could be called real, and more if it is small."
-        )
-    return (
-        f"The difference is within what chance explains among {result.n_subjects} subjects; "
-        "more subjects, or fewer arms, would be needed to tell."
+    n_pairs = len(result.mean) * (len(result.mean) - 1) // 2
+    if result.n_subjects >= result.n_needed:
+        return f"That difference is within what chance explains among {result.n_subjects} subjects."
+    order = (
+        "This is the order on one person; on another it may be another one"
+        if result.n_subjects == 1
+        else f"With {result.n_subjects} subjects the order may well be chance"
     )
+    return f"{order}: at least {result.n_needed} subjects are needed to decide any of {count(n_pairs, 'pair')}."
 
 
 def families(panel: Panel, result: Comparison) -> str:
@@ -85,7 +86,7 @@ def families(panel: Panel, result: Comparison) -> str:
     )
     text = f"{names[a]} reaches {number(result.mean[a])}, {names[b]} {number(result.mean[b])}"
     difference = signed(result.difference[a, b])
-    return f"Generalist or specialist? {text[0].upper()}{text[1:]} ({difference}){sure}{asked}"
+    return f"<b>Generalist or specialist?</b> {text[0].upper()}{text[1:]} ({difference}){sure}{asked}"
 
 
 def median_interactions(arm: Arm, panel: Panel | None = None) -> float | None:
@@ -107,11 +108,11 @@ def scope(panel: Panel) -> str:
     n_names = len({item[2] for item in panel.items})
     n_subjects = len(set(panel.persons))
     every = f"all {len(panel.arms)} arms" if len(panel.arms) > 1 else "it"
-    left = f" {count(len(panel.left_out), 'item')} left out, because an arm failed there." if panel.left_out else ""
+    left = f" {count(len(panel.left_out), 'target')} left out, because an arm failed there." if panel.left_out else ""
     n_other = len(panel.not_shared)
-    left += f" {count(n_other, 'more item')} could not be asked of every arm." if n_other else ""
+    left += f" {count(n_other, 'more target')} could not be asked of every arm." if n_other else ""
     return (
-        f"Compared on {count(len(panel.items), 'item')} that {every} answered: {count(n_names, 'target')} in "
+        f"Compared on {count(len(panel.items), 'target')} that {every} answered: {count(n_names, 'structure')} in "
         f"{count(n_cases, 'case')} of {count(n_subjects, 'subject')}.{left}"
     )
 
@@ -141,6 +142,8 @@ def reference_note(outcomes: Iterable[Outcome]) -> str:
     """What the references are worth, "" if all are gold."""
     quality: dict[str, set[str]] = {}
     for outcome in outcomes:
+        if outcome.status not in ("done", "undefined"):
+            continue
         quality.setdefault(quality_of(outcome), set()).add(outcome.last.case)
     parts = []
     if "silver" in quality:

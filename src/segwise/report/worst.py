@@ -19,7 +19,7 @@ _ALSO = (("NSD", 3, ""), ("HD95", 1, " mm"), ("sensitivity", 2, ""), ("precision
 def worst(gathered: Gathered, ranked: Sequence[Ranked], crops: Crops) -> str:
     """The worst result of each of the first arms, then the lowest of all."""
     arms = list(dict.fromkeys(arm for one in ranked for arm in one.arms)) or [a for a in gathered.arms if a.values]
-    place = ranked[0].place if ranked else {arm.label: i for i, arm in enumerate(gathered.arms)}
+    place = ranked[0].place if ranked else {}
     names = {arm.key: arm_name(arm, place) for arm in arms}
     chosen = choose([list(arm.outcomes) for arm in arms], gathered.primary)
     spent, cards = 0, []
