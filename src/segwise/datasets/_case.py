@@ -16,7 +16,7 @@ import numpy as np
 from segwise import anatomy, io
 from segwise.case import Case, Structure
 from segwise.datasets._files import relative
-from segwise.errors import GridError
+from segwise.errors import DatasetError, GridError
 from segwise.geometry import Array, Channel, Grid, Volume
 
 TOLERANCE_MM = 1e-2
@@ -54,14 +54,16 @@ class Files:
         images: one file a channel, or one 4D file with all channels.
         channels: what each channel is; more than one for one file: it is read as 4D.
         places: by name of the structure.
+        expected: the only label values there may be, or () for any.
     """
 
     images: tuple[Path, ...]
     channels: tuple[str, ...]
     places: Places
+    expected: tuple[int, ...] = ()
 
     def volume(self) -> Volume:
-        """Reads the image.
+        """Reads the image. A channel of which neither layout nor file say what it is gets a guess from its values.
 
         Raises:
             GridError: the channels lie on different grids.
@@ -72,16 +74,17 @@ class Files:
         for path, scan in zip(self.images, scans, strict=True):
             require_same(grid, scan.grid, self.images[0], path)
         arrays = scans[0].array if len(scans) == 1 else np.concatenate([scan.array for scan in scans])
-        seen = [channel for scan in scans for channel in scan.channels]
-        return Volume.of(
-            arrays, grid, tuple(_channel(c, m) for c, m in zip(seen, self._modalities(len(seen)), strict=True))
-        )
+        said = [channel for scan in scans for channel in scan.channels]
+        guess = "" if all(self._modalities(len(said))) else io.guess_modality(arrays)
+        names = [name or c.modality or guess for c, name in zip(said, self._modalities(len(said)), strict=True)]
+        return Volume.of(arrays, grid, [Channel(name, c.window_hu) for c, name in zip(said, names, strict=True)])
 
     def masks(self, structures: tuple[Structure, ...]) -> list[Array]:
         """Reads references, bool [D, H, W] each, on the image's grid.
 
         Raises:
             GridError: a label file lies on another grid than the image.
+            DatasetError: a label file holds a value that its edition does not have.
         """
         grid = io.peek(self.images[0]).grid
         out = [np.zeros(grid.shape, dtype=bool) for _ in structures]
@@ -92,9 +95,18 @@ class Files:
         for path, uses in wanted.items():
             labels = io.read_labels(path, on=grid)
             require_same(grid, labels.grid, self.images[0], path)
+            self._check(labels.array, path)
             for i, values in uses:
                 out[i] |= _mask(labels, values)
         return out
+
+    def _check(self, array: Array, path: Path) -> None:
+        odd = sorted(set(np.unique(array).tolist()) - {0, *self.expected}) if self.expected else []
+        if odd:
+            raise DatasetError(
+                f"{path.name}: holds the label {odd[0]}, expected only {', '.join(map(str, self.expected))}; "
+                f"it may be of another edition"
+            )
 
     def _modalities(self, n: int) -> tuple[str, ...]:
         if len(self.channels) == n:
@@ -108,10 +120,6 @@ def _mask(labels: io.LabelMap, values: tuple[int, ...]) -> Array:
     if any(value in labels.masks for value in values):
         return np.asarray(np.logical_or.reduce([labels.mask(value) for value in values]))
     return np.asarray(labels.array == values[0]) if len(values) == 1 else np.isin(labels.array, values)
-
-
-def _channel(channel: Channel, modality: str) -> Channel:
-    return dataclasses.replace(channel, modality=modality) if modality else channel
 
 
 def require_same(image: Grid, other: Grid, image_path: Path, other_path: Path) -> None:
@@ -148,6 +156,7 @@ def make(
     licence: str = "",
     notes: Sequence[str] = (),
     ignore: int | None = None,
+    expected: Sequence[int] = (),
 ) -> Case:
     """A case whose voxels are in files that `io` reads.
 
@@ -165,9 +174,10 @@ def make(
         licence: of the data.
         notes: for reports.
         ignore: label value that must not be scored.
+        expected: the only label values there may be; others are an error on reading.
     """
     structures, derived, places = described(list(labels))
-    files = Files(tuple(images), tuple(channels) or (modality,), places)
+    files = Files(tuple(images), tuple(channels) or (modality,), places, tuple(expected))
     return Case(
         id=id,
         subject=subject,
@@ -184,6 +194,38 @@ def make(
         ignore=ignore,
         derived=derived,
     )
+
+
+def broken(*, root: Path, layout: str, id: str, reason: str) -> Case:
+    """A case that cannot be listed: it has no targets, and reading it says why."""
+    unread = Unread(reason)
+    return Case(
+        id=id,
+        subject=id,
+        dataset=name_of(root),
+        layout=layout,
+        modality="",
+        images=(),
+        structures=(),
+        load=unread.volume,
+        load_masks=unread.masks,
+        notes=(reason,),
+    )
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Stands for the files of a case that cannot be listed."""
+
+    reason: str
+
+    def volume(self) -> Volume:
+        """Raises the reason as a DatasetError."""
+        raise DatasetError(self.reason)
+
+    def masks(self, structures: tuple[Structure, ...]) -> list[Array]:
+        """Raises the reason as a DatasetError."""
+        raise DatasetError(self.reason)
 
 
 def name_of(root: Path) -> str:
@@ -275,6 +317,12 @@ def modality_of(words: str) -> str:
     if any(token in ("ct", "cbct", "cect", "ncct", "cta") for token in tokens):
         return "CT"
     return "MR" if any(token in _MR for token in tokens) else ""
+
+
+def channel_of(words: str) -> str:
+    """The modality of a channel by its name: "T1w" and "FLAIR" stay, "MRI" is MR, what names no modality is ""."""
+    coarse = modality_of(words)
+    return coarse if words.upper() in ("MRI", "MR", "CT") else words if coarse else ""
 
 
 def label_names(content: object) -> dict[str, tuple[int, ...]]:

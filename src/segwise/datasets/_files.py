@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,16 +22,22 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 def visible(folder: Path) -> list[Path]:
     """What a folder holds, in natural order, without hidden files (".DS_Store", "._liver_0.nii.gz"); else []."""
-    try:
-        inside = [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX"))]
-    except OSError:
-        return []
-    return sorted(inside, key=lambda path: natural(path.name))
+    return [path for path, _ in _entries(folder)]
 
 
 def folders(folder: Path) -> list[Path]:
     """The folders in a folder, links to folders included."""
-    return [path for path in visible(folder) if path.is_dir()]
+    return [path for path, is_folder in _entries(folder) if is_folder]
+
+
+def _entries(folder: Path) -> list[tuple[Path, bool]]:
+    """(path, whether it is a folder), without asking the disk about each file of a large tree."""
+    try:
+        with os.scandir(folder) as inside:
+            found = [(entry.name, entry.is_dir()) for entry in inside if not entry.name.startswith((".", "__MACOSX"))]
+    except OSError:
+        return []
+    return [(folder / name, is_folder) for name, is_folder in sorted(found, key=lambda one: natural(one[0]))]
 
 
 def is_volume(path: Path) -> bool:
@@ -40,7 +47,7 @@ def is_volume(path: Path) -> bool:
 
 def volumes(folder: Path) -> list[Path]:
     """The volume files in a folder."""
-    return [path for path in visible(folder) if is_volume(path)]
+    return [path for path, is_folder in _entries(folder) if not is_folder and path.name.lower().endswith(ENDINGS)]
 
 
 def stem(path: Path) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from segwise.card import DatasetCard
 from segwise.case import Case
-from segwise.datasets._case import Label, make, values_in
+from segwise.datasets._case import Label, broken, make, values_in
 from segwise.datasets._files import folders, is_volume, nothing, stem, visible, volumes
+from segwise.errors import SegwiseError
 
 CARD = DatasetCard(
     title="BIDS derivatives",
@@ -71,17 +72,36 @@ def cases(root: Path, split: str | None = None) -> Iterator[Case]:
         )
     for path, parts in sorted(by_image.items()):
         image = kept[path]
+        try:
+            labels, left_out = _merged(root, parts, path)
+        except SegwiseError as error:
+            yield broken(root=root, layout="bids", id=stem(path), reason=str(error))
+            continue
         yield make(
             root=root,
             layout="bids",
             id=stem(path),
             subject=f"sub-{image.entities['sub']}",
             images=[path],
-            labels=[label for one in parts for label in _labels(root, one, path)],
+            labels=labels,
             modality="CT" if image.suffix.lower() == "ct" else "" if image.suffix == "pet" else "MR",
             channels=[{"T1w": "T1", "T2w": "T2"}.get(image.suffix, image.suffix)],
-            notes=list(dict.fromkeys(notes[path])),
+            notes=list(dict.fromkeys((*notes[path], *left_out))),
         )
+
+
+def _merged(root: Path, parts: list[Named], image: Path) -> tuple[list[Label], list[str]]:
+    """The labels of all files of an image; of equal names the first file's, with a note on the others."""
+    labels: list[Label] = []
+    notes = []
+    for part in parts:
+        there = {label.raw: label.path.name for label in labels}
+        found = _labels(root, part, image)
+        labels += [label for label in found if label.raw not in there]
+        first = next((there[label.raw] for label in found if label.raw in there), None)
+        if first:
+            notes.append(f"{part.path.name}: names that {first} has too are left out")
+    return labels, notes
 
 
 def _named(path: Path) -> Named | None:

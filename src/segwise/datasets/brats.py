@@ -22,6 +22,7 @@ CARD = DatasetCard(
     traps=(
         "the enhancing tumour is 4 up to 2021 and 3 from 2023 on",
         "the first channel is FLAIR in both",
+        "a file with a value of the other edition is refused, not scored without it",
         "2023 names end in the number of the visit: several cases are one person",
     ),
     source="Baid et al., RSNA-ASNR-MICCAI BraTS 2021, arXiv 2107.02314; Adewole et al., BraTS 2023, arXiv 2305.19369",
@@ -75,6 +76,7 @@ def cases(root: Path, split: str | None = None) -> Iterator[Case]:
                 modality="MR",
                 channels=[_KINDS[kind] for kind, _ in images],
                 dataset="BraTS",
+                expected=tuple(_LABELS[age].values()),
             )
     if n == 0:
         raise nothing(

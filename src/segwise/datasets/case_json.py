@@ -8,7 +8,7 @@ from typing import Any
 
 from segwise.card import DatasetCard
 from segwise.case import Case
-from segwise.datasets._case import Label, label_names, make, modality_of
+from segwise.datasets._case import Label, broken, label_names, make, modality_of
 from segwise.datasets._files import first, folders, maybe_json, nothing, read_json, volume_named
 from segwise.errors import DatasetError
 
@@ -44,18 +44,26 @@ def cases(root: Path, split: str | None = None, *, channels: bool = False) -> It
         channels: the further channels (image_*.nii.gz) as well.
 
     Raises:
-        DatasetError: there is no case.json, or one is damaged or lacks what it needs.
+        DatasetError: there is no case.json, or the only one is damaged or lacks what it needs; one among others
+            gives a case without targets, which says why.
     """
     homes = [root] if (root / "case.json").exists() else folders(root)
     homes = [home for home in homes if (home / "case.json").exists()]
     if not homes:
         raise nothing(root, "case-json", "case.json in it or in a folder in it")
-    told = [(home, _told(home)) for home in homes]
-    real = [(home, what) for home, what in told if what is not None]
-    ids = [str(what.get("id") or home.name) for home, what in real]
-    for (home, what), id_ in zip(real, ids, strict=True):
-        if split is None or what.get("split") == split:
-            yield _case(root, home, what, id=id_ if ids.count(id_) == 1 else home.name, channels=channels)
+    told = [(home, what) for home, what in ((home, _told(home)) for home in homes) if what is not None]
+    ids = [str(what.get("id") or home.name) if isinstance(what, Mapping) else home.name for home, what in told]
+    for (home, what), id_ in zip(told, ids, strict=True):
+        unique = id_ if ids.count(id_) == 1 else home.name
+        try:
+            if isinstance(what, DatasetError):
+                raise what
+            if split is None or what.get("split") == split:
+                yield _case(root, home, what, id=unique, channels=channels)
+        except DatasetError as error:
+            if home == root:
+                raise
+            yield broken(root=root, layout="case-json", id=unique, reason=str(error))
 
 
 def _is_case(folder: Path) -> bool:
@@ -63,9 +71,14 @@ def _is_case(folder: Path) -> bool:
     return isinstance(content, Mapping) and ("label_map" in content or "modality" in content)
 
 
-def _told(home: Path) -> dict[str, Any] | None:
-    """What a case.json says; None if it holds a list: files without an image."""
-    return None if isinstance(maybe_json(home / "case.json"), list) else read_json(home / "case.json")
+def _told(home: Path) -> dict[str, Any] | DatasetError | None:
+    """What a case.json says, or what is wrong with it; None if it holds a list: files without an image."""
+    if isinstance(maybe_json(home / "case.json"), list):
+        return None
+    try:
+        return read_json(home / "case.json")
+    except DatasetError as error:
+        return error
 
 
 def _case(root: Path, home: Path, what: Mapping[str, Any], *, id: str, channels: bool) -> Case:
@@ -73,10 +86,8 @@ def _case(root: Path, home: Path, what: Mapping[str, Any], *, id: str, channels:
     image, labels = volume_named(home, "image"), volume_named(home, "labels") or volume_named(home, "label")
     image = image or first(home / "dicom")
     if image is None or labels is None or not names:
-        lack = "an image" if image is None else "labels" if labels is None else '"label_map" with {value: name}'
-        raise DatasetError(
-            f"{home.name}/case.json: the case has no {lack}; expected image.nii.gz, labels.nii.gz, label_map"
-        )
+        lack = "image" if image is None else "label file" if labels is None else '"label_map" {value: name}'
+        raise DatasetError(f"{home.name}/case.json: the case has no {lack}; expected image.nii.gz and labels.nii.gz")
     said = what.get("channels")
     kinds = {str(key): str(value) for key, value in said.items()} if isinstance(said, Mapping) else {}
     files = [image, *(path for name in kinds if channels and (path := home / name).is_file() and path != image)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from segwise.card import DatasetCard
 from segwise.case import Case
-from segwise.datasets._case import Label, label_names, make, modality_of
+from segwise.datasets._case import Label, channel_of, label_names, make, modality_of
 from segwise.datasets._files import folders, maybe_json, nothing, read_json, stem, volume_named, volumes
 from segwise.errors import DatasetError
 
@@ -123,4 +123,4 @@ def _kinds(said: object) -> list[str]:
     if isinstance(said, Mapping):
         said = [said[key] for key in sorted(said, key=str)]
     kinds = [str(kind) for kind in said] if isinstance(said, list) else [str(said or "")]
-    return [_KINDS.get(kind, modality_of(kind) if kind.upper() in ("MRI", "MR", "CT") else kind) for kind in kinds]
+    return [_KINDS.get(kind, channel_of(kind) or kind) for kind in kinds]

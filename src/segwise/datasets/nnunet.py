@@ -9,7 +9,7 @@ from typing import Any
 
 from segwise.card import DatasetCard
 from segwise.case import Case
-from segwise.datasets._case import Label, label_names, make, modality_of
+from segwise.datasets._case import Label, channel_of, label_names, make, modality_of
 from segwise.datasets._files import folders, maybe_json, nothing, read_json, stem, visible, volume_named, volumes
 from segwise.errors import DatasetError
 
@@ -103,7 +103,7 @@ def _cases(root: Path, home: Path, part: str, *, prefix: str) -> Iterator[Case]:
             images=images,
             labels=[Label(raw, labels, values) for raw, values in names.items() if raw.lower() != "ignore"],
             modality=modalities.pop() if len(modalities) == 1 else "",
-            channels=[kinds.get(i, "") for i in range(len(images))],
+            channels=[channel_of(kinds.get(i, "")) for i in range(len(images))],
             dataset=str(what.get("name") or home.resolve().name),
             licence=str(what.get("licence") or what.get("license") or ""),
             ignore=ignored,

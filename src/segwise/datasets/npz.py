@@ -13,9 +13,9 @@ from numpy.lib import format as npy
 
 from segwise.card import DatasetCard
 from segwise.case import Case, Structure
-from segwise.datasets._case import Label, described, label_names, modality_of, name_of
+from segwise.datasets._case import Label, broken, described, label_names, modality_of, name_of
 from segwise.datasets._files import maybe_json, nothing, relative, stem, visible, within
-from segwise.errors import DatasetError, FileError, GridError
+from segwise.errors import DatasetError, FileError, GridError, SegwiseError
 from segwise.geometry import Array, Channel, Grid, Volume
 
 CARD = DatasetCard(
@@ -57,7 +57,10 @@ def cases(root: Path, split: str | None = None) -> Iterator[Case]:
         labels = path if "gts" in keys else apart.get(stem(path))
         if labels is not None:
             n += 1
-            yield _case(root, path, labels, keys, names=names)
+            try:
+                yield _case(root, path, labels, keys, names=names)
+            except SegwiseError as error:
+                yield broken(root=root, layout="npz", id=stem(path), reason=str(error))
     if n == 0:
         raise nothing(root, "npz", "NAME.npz with imgs and gts, or a file with gts of the same name in another folder")
 

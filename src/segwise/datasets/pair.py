@@ -8,9 +8,9 @@ from pathlib import Path
 
 from segwise.card import DatasetCard
 from segwise.case import Case
-from segwise.datasets._case import Label, label_names, make, modality_of, values_in
+from segwise.datasets._case import Label, broken, label_names, make, modality_of, values_in
 from segwise.datasets._files import folders, maybe_json, nothing, stem, visible, volumes
-from segwise.errors import DatasetError
+from segwise.errors import DatasetError, SegwiseError
 
 CARD = DatasetCard(
     title="Folder pair",
@@ -22,9 +22,10 @@ CARD = DatasetCard(
     ),
     traps=("without labels.json every label file is read while listing, as nothing else tells which values it holds",),
 )
-_IMAGES = ("images", "image", "volumes", "scans")
-_LABELS = ("labels", "label", "masks", "mask", "segmentations", "annotations")
+_IMAGES = ("images", "image", "volumes", "scans", "imgs", "img", "imagestr")
+_LABELS = ("labels", "label", "masks", "mask", "segmentations", "annotations", "gts", "gt", "labelstr")
 _ROLE = r"(?:image|img|scan|volume|vol|labels?|masks?|seg|segmentation|gt|annotation|0000)"
+_OTHERS = re.compile(r"(volume|segmentation)-\d+")  # LiTS
 
 
 def recognises(root: Path) -> bool:
@@ -50,7 +51,11 @@ def cases(root: Path, split: str | None = None) -> Iterator[Case]:
         raise DatasetError(f"{root}: no file in {home[0].name}/ has the name of one in {home[1].name}/")
     names = label_names(maybe_json(root / "labels.json"))
     for key, (image, labels) in pairs.items():
-        found = [Label(raw, labels, v) for raw, v in names.items()] if names else values_in(labels, image)
+        try:
+            found = [Label(raw, labels, v) for raw, v in names.items()] if names else values_in(labels, image)
+        except SegwiseError as error:
+            yield broken(root=root, layout="pair", id=key, reason=str(error))
+            continue
         yield make(
             root=root,
             layout="pair",
@@ -63,6 +68,8 @@ def cases(root: Path, split: str | None = None) -> Iterator[Case]:
 
 
 def _homes(root: Path) -> tuple[Path, Path] | None:
+    if (root / "dataset.json").exists():
+        return None
     inside = {path.name.lower(): path for path in folders(root)}
     images = next((inside[name] for name in _IMAGES if name in inside), None)
     labels = next((inside[name] for name in _LABELS if name in inside), None)
@@ -83,6 +90,8 @@ def _pairs(images: Path, labels: Path) -> dict[str, tuple[Path, Path]]:
 def _keyed(paths: list[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
+        if _OTHERS.fullmatch(stem(path)):
+            continue
         key = key_of(stem(path))
         if key in found:
             raise DatasetError(f"{path.parent.name}/: {found[key].name} and {path.name} both belong to the case {key}")

@@ -15,13 +15,15 @@ CARD = DatasetCard(
     title="One image with its labels",
     summary="A folder that holds exactly one scan and one label file.",
     files=(
-        "NAME.nii.gz, or a folder of DICOM files",
+        "NAME.nii.gz, or a folder of DICOM files, or DICOM files",
         "one file whose name says that it holds labels: labels, seg, segmentation, mask, gt, annotation",
         "labels.json, if you have it: {value: name}; else the values are read from the file: 'label 1' ...",
     ),
     traps=("without labels.json the label file is read while listing, as nothing else tells which values it holds",),
 )
-_LABELS = re.compile(r"(?i)(^|[-_. ])(labels?|seg|segmentations?|masks?|gt|annotations?|rtstruct)(\d*)([-_. ]|$)")
+_LABELS = re.compile(
+    r"(?i)(^|[-_. ])(labels?|seg|segmentations?|masks?|gt|annotations?|rtstruct|rtss|rs)(\d*)([-_. ]|$)"
+)
 _OTHERS = re.compile(r"(?i)^(volume|segmentation)-\d+$|[-_](t1n|t1ce|flair|t2f)$")  # LiTS, BraTS
 
 
@@ -55,8 +57,13 @@ def cases(root: Path, split: str | None = None) -> Iterator[Case]:
 def _found(root: Path) -> tuple[Path, Path] | None:
     """(image, labels) if the folder holds exactly these."""
     files = [*volumes(root), *(p for p in visible(root) if p.suffix.lower() == ".dcm" and _LABELS.search(stem(p)))]
-    scans = [path for path in folders(root) if any(_is_dicom(p) for p in visible(path)[:3])]
-    if (root / "case.json").exists() or len(folders(root)) > len(scans) or len(files) + len(scans) != 2:
+    slices = [p for p in visible(root) if p.suffix.lower() in (".dcm", ".ima") and p not in files]
+    scans = [root] if slices else [path for path in folders(root) if any(_is_dicom(p) for p in visible(path)[:3])]
+    if (
+        (root / "case.json").exists()
+        or (not slices and len(folders(root)) > len(scans))
+        or len(files) + len(scans) != 2
+    ):
         return None
     labels = [path for path in files if _LABELS.search(stem(path))]
     images = [path for path in (*files, *scans) if path not in labels]

@@ -18,7 +18,7 @@ _AT_ONCE = 8  # masks in memory
 
 
 def find(root: Path, layout: str | None = None) -> tuple[str, list[Case]]:
-    """The layout of a folder and its cases; no voxels are read.
+    """The layout of a folder (with its arguments, if any) and its cases; no image is read.
 
     Args:
         root: a folder.
@@ -41,7 +41,7 @@ def find(root: Path, layout: str | None = None) -> tuple[str, list[Case]]:
     twice = sorted({id_ for id_ in ids if ids.count(id_) > 1})
     if twice:
         raise DatasetError(f"{root}: {', '.join(twice[:3])} is the id of more than one case; expected each once")
-    return spec.name, cases
+    return str(spec), cases
 
 
 def recognising(root: Path) -> list[str]:
@@ -65,9 +65,10 @@ def inventory(cases: Iterable[Case]) -> list[dict[str, Any]]:
     A case that cannot be read has `error` with the reason, and nulls for what is not known of it.
 
     Returns:
-        id, subject, dataset, layout, images, shape [D, H, W], spacing_mm (d, h, w), modality, channels, quality,
-        licence, notes, error, and targets: name, raw, value (a number, or a list for composites and regions; 1 for a
-        file a structure), known, voxels, centroid_ras_mm (the mean of the voxels' centres; null if empty).
+        id, subject, dataset, layout, images, shape [D, H, W], spacing_mm (d, h, w), modality (guessed from the values
+        where nothing says), channels, quality, licence, ignore (value not to be scored), notes, error, and targets:
+        name, raw, value (a number, or a list for composites and regions; 1 for a file a structure), known, voxels,
+        centroid_ras_mm (the mean of the voxels' centres; null if empty).
     """
     return [_row(case) for case in cases]
 
@@ -85,6 +86,7 @@ def _row(case: Case) -> dict[str, Any]:
         "channels": [],
         "quality": case.quality,
         "licence": case.licence,
+        "ignore": case.ignore,
         "notes": list(case.notes),
         "targets": [_target(structure) for structure in case.structures],
         "error": "",
@@ -93,6 +95,7 @@ def _row(case: Case) -> dict[str, Any]:
         volume = case.volume()
         row["shape"] = list(volume.grid.shape)
         row["spacing_mm"] = [round(mm, 6) for mm in volume.grid.spacing_mm]
+        row["modality"] = case.modality or volume.channels[0].modality
         row["channels"] = [channel.modality for channel in volume.channels]
         for start in range(0, len(case.structures), _AT_ONCE):
             masks = case.load_masks(case.structures[start : start + _AT_ONCE])
