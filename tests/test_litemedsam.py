@@ -76,7 +76,7 @@ def test_z_scored_mr_is_lifted_above_zero():
     brain = rng.normal(size=(4, 10, 10)).astype(np.float32)
     volume = np.full((4, 30, 30), brain.min() - 1, dtype=np.float32)
     volume[:, 10:20, 10:20] = brain
-    frame = LiteFrame()
+    frame = LiteFrame(shift=True)
     seen = frame.prepare(Volume.of(volume, lps(volume.shape), (Channel("MR"),))).array[0]
     assert not seen[:, :10].any()
     assert (seen[:, 10:20, 10:20] > 0).mean() > 0.95  # the darker half of the brain is not lost
@@ -86,7 +86,7 @@ def test_z_scored_mr_with_a_background_of_zero_keeps_it_black():
     rng = np.random.default_rng(1)
     volume = np.zeros((4, 30, 30), dtype=np.float32)
     volume[:, 10:20, 10:20] = rng.normal(size=(4, 10, 10))
-    seen = LiteFrame().prepare(Volume.of(volume, lps(volume.shape), (Channel("MR"),))).array[0]
+    seen = LiteFrame(shift=True).prepare(Volume.of(volume, lps(volume.shape), (Channel("MR"),))).array[0]
     assert not seen[:, :10].any()
     assert (seen[:, 10:20, 10:20] > 0).mean() > 0.95
 
@@ -94,8 +94,20 @@ def test_z_scored_mr_with_a_background_of_zero_keeps_it_black():
 def test_a_few_negative_voxels_are_no_z_score():
     values = np.arange(-10, 990).reshape(10, 10, 10).astype(np.int16)
     volume = Volume.of(values, lps(values.shape), (Channel("MR"),))
-    seen = LiteFrame().prepare(volume).array[0]
+    seen = LiteFrame(shift=True).prepare(volume).array[0]
     assert np.array_equal(seen, levels(values, limits(values, ct=False), zeros=True))
+
+
+def test_nothing_is_shifted_unless_asked_as_in_the_official_path():
+    values = np.linspace(-3, 3, 1000).reshape(10, 10, 10)
+    seen = LiteFrame().prepare(Volume.of(values, lps(values.shape), (Channel("MR"),))).array[0]
+    assert not seen[values <= 0].any()
+    assert litemedsam.LiteFrame(shift=True).digest != LiteFrame().digest
+
+
+def test_a_volume_without_a_finite_value_is_black():
+    values = np.full((2, 3, 4), np.nan)
+    assert not LiteFrame(shift=True).prepare(Volume.of(values, lps(values.shape))).array.any()
 
 
 @pytest.mark.parametrize(

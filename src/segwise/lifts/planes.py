@@ -84,7 +84,7 @@ class Planes(Learned):
         self.parts = parts
         self.net: PromptNet = parts.net.eval()
         self.frame: SliceFrame = parts.frame  # type: ignore[assignment]
-        self._device = next(self.net.parameters()).device
+        self._device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
         self.encoder = _hashed(
             _CODE, torch.__version__, str(self._device), parts.frame.digest, _content(self.net.encoding)
         )
