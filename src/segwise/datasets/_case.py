@@ -16,7 +16,7 @@ import numpy as np
 from segwise import anatomy, io
 from segwise.case import Case, Structure
 from segwise.datasets._files import relative
-from segwise.errors import DatasetError, GridError
+from segwise.errors import DatasetError, FileError, GridError
 from segwise.geometry import Array, Channel, Grid, Volume
 
 TOLERANCE_MM = 1e-2
@@ -67,9 +67,10 @@ class Files:
 
         Raises:
             GridError: the channels lie on different grids.
+            FileError: a file is 4D where the layout has one volume: which one is meant cannot be known.
         """
         together = len(self.images) == 1 and len(self.channels) > 1
-        scans = [io.read(path, channels=together).volume for path in self.images]
+        scans = [self._scan(path, channels=together) for path in self.images]
         grid = scans[0].grid
         for path, scan in zip(self.images, scans, strict=True):
             require_same(grid, scan.grid, self.images[0], path)
@@ -78,6 +79,14 @@ class Files:
         guess = "" if all(self._modalities(len(said))) else io.guess_modality(arrays)
         names = [name or c.modality or guess for c, name in zip(said, self._modalities(len(said)), strict=True)]
         return Volume.of(arrays, grid, [Channel(name, c.window_hu) for c, name in zip(said, names, strict=True)])
+
+    def _scan(self, path: Path, *, channels: bool) -> Volume:
+        scan = io.read(path, channels=channels)
+        if not channels and any(finding.code == "4d" for finding in scan.findings):
+            raise FileError(
+                f"{path.name}: holds several volumes (4D), expected one a case; split it, or use nnU-Net's layout"
+            )
+        return scan.volume
 
     def masks(self, structures: tuple[Structure, ...]) -> list[Array]:
         """Reads references, bool [D, H, W] each, on the image's grid.
@@ -334,11 +343,11 @@ def label_names(content: object) -> dict[str, tuple[int, ...]]:
     if not isinstance(content, Mapping):
         return found
     for key, value in content.items():
-        if isinstance(value, str) and str(key).strip().lstrip("-").isdigit():
+        if isinstance(value, str) and str(key).strip().isdecimal():
             found.setdefault(value, (int(key),))
         elif isinstance(value, int) and not isinstance(value, bool):
             found.setdefault(str(key), (value,))
-        elif isinstance(value, str) and value.strip().isdigit():
+        elif isinstance(value, str) and value.strip().isdecimal():
             found.setdefault(str(key), (int(value),))
         elif isinstance(value, list) and value and all(isinstance(v, int) for v in value):
             found.setdefault(str(key), tuple(value))

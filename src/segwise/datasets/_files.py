@@ -17,7 +17,7 @@ _MAX_JSON_BYTES = 64 * 1024**2
 
 def natural(name: str) -> list[tuple[int, int, str]]:
     """A sorting key under which "case_9" stands before "case_10"."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def visible(folder: Path) -> list[Path]:

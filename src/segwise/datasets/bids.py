@@ -175,7 +175,7 @@ def _labels(root: Path, found: Named, image: Path) -> list[Label]:
     if table is None:
         return values_in(found.path, image)
     lines = table.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    rows = [row for row in csv.DictReader(lines, delimiter="\t") if (row.get("index") or "").strip().isdigit()]
+    rows = [row for row in csv.DictReader(lines, delimiter="\t") if (row.get("index") or "").strip().isdecimal()]
     named = [(int(row["index"]), row.get("name") or row.get("label") or f"label {row['index']}") for row in rows]
     return [Label(name.strip(), found.path, (value,)) for value, name in named if value != 0]
 

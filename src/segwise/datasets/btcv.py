@@ -37,8 +37,8 @@ _IMAGE = re.compile(r"img(\d{4})")
 
 
 def recognises(root: Path) -> bool:
-    """Whether img/img0001 with label/label0001 lies in the folder or up to two folders down."""
-    return any(_pairs(home) for home in within(root, 2))
+    """Whether img/img0001 with label/label0001 lies in the folder or up to three folders down."""
+    return any(_pairs(home) for home in within(root, 3))
 
 
 def cases(root: Path, split: str | None = None) -> Iterator[Case]:
@@ -51,7 +51,7 @@ def cases(root: Path, split: str | None = None) -> Iterator[Case]:
     Raises:
         DatasetError: there is no img/img0001.nii.gz with label/label0001.nii.gz.
     """
-    found = [(home, pairs) for home in within(root, 2) if (pairs := _pairs(home))]
+    found = [(home, pairs) for home in within(root, 3) if (pairs := _pairs(home))]
     if not found:
         raise nothing(root, "btcv", "img/img0001.nii.gz with label/label0001.nii.gz")
     for home, pairs in found:

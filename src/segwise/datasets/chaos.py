@@ -137,20 +137,34 @@ class ChaosFiles:
 
     def _levels(self) -> tuple[Array, Grid]:
         """uint8 grey levels [D, H, W] in the order of the slices' positions, and their grid."""
-        slices = {_number(path): path for path in _dicoms(self.dicom)}
-        pngs = {_number(path): path for path in visible(self.ground) if path.suffix.lower() == ".png"}
-        pairs = _paired(slices, pngs, self.ground)
-        placed = sorted((_place(path, mask) for path, mask in pairs), key=lambda place: place[0])
-        images = [_png(mask, self.modality) for _, _, mask in placed]
+        pngs = _by_number([path for path in visible(self.ground) if path.suffix.lower() == ".png"])
+        pairs = _paired([_slice(path) for path in _dicoms(self.dicom)], pngs, self.ground)
+        pairs.sort(key=lambda pair: pair[0].position_mm)
+        images = [_png(mask, self.modality) for _, mask in pairs]
         if len({image.shape for image in images}) > 1:
             raise DatasetError(f"{self.ground}: the PNGs differ in size")
         array = np.stack(images)
-        first, last = placed[0][1], placed[-1][1]
-        step = (last[:3, 3] - first[:3, 3]) / max(1, len(placed) - 1)
-        affine = first.copy()
-        if len(placed) > 1:
-            affine[:3, 0] = step
+        affine = pairs[0][0].affine.copy()
+        if len(pairs) > 1:
+            affine[:3, 0] = (pairs[-1][0].affine[:3, 3] - affine[:3, 3]) / (len(pairs) - 1)
         return array, Grid((array.shape[0], array.shape[1], array.shape[2]), affine)
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One DICOM file as far as its header tells.
+
+    Attributes:
+        path: the file.
+        instance: its InstanceNumber, or -1.
+        position_mm: along the normal of the slice.
+        affine: of this slice alone, (d, h, w, 1) -> RAS+ mm.
+    """
+
+    path: Path
+    instance: int
+    position_mm: float
+    affine: Array
 
 
 def _dicoms(folder: Path) -> list[Path]:
@@ -170,26 +184,52 @@ def _number(path: Path) -> int:
     return int(numbers[-1])
 
 
-def _paired(slices: dict[int, Path], pngs: dict[int, Path], ground: Path) -> list[tuple[Path, Path]]:
-    """Slices with their masks: of one number, or, where one side counts otherwise, in the order of the numbers."""
-    if slices.keys() == pngs.keys():
-        return [(slices[number], pngs[number]) for number in sorted(slices)]
+def _by_number(paths: Sequence[Path]) -> dict[int, Path]:
+    """Files by the number in their name.
+
+    Raises:
+        DatasetError: two have one number.
+    """
+    found: dict[int, Path] = {}
+    for path in paths:
+        if (other := found.setdefault(_number(path), path)) != path:
+            raise DatasetError(f"{path.parent}: {other.name} and {path.name} have the same number {_number(path)}")
+    return found
+
+
+def _paired(slices: Sequence[Slice], pngs: dict[int, Path], ground: Path) -> list[tuple[Slice, Path]]:
+    """Slices with their masks: of one number, or, where one side counts otherwise, in the order of the numbers.
+
+    A slice's number is that of its file's name, else its InstanceNumber.
+    """
+    numbered = [{_number(one.path): one for one in slices}, {one.instance: one for one in slices}]
+    for by_number in numbered:
+        if by_number.keys() == pngs.keys():
+            return [(by_number[number], pngs[number]) for number in pngs]
     if len(slices) != len(pngs):
-        lonely = sorted(slices.keys() ^ pngs.keys())
+        lonely = sorted(numbered[0].keys() ^ pngs.keys())
         raise DatasetError(
             f"{ground}: {len(pngs)} PNGs for {len(slices)} slices (numbers without a partner: "
             f"{', '.join(map(str, lonely[:8]))}{' ...' if len(lonely) > 8 else ''}); expected one a slice"
         )
-    return list(zip((slices[n] for n in sorted(slices)), (pngs[n] for n in sorted(pngs)), strict=True))
+    for by_number in numbered:
+        if len(by_number) == len(slices):
+            return list(zip((by_number[n] for n in sorted(by_number)), (pngs[n] for n in sorted(pngs)), strict=True))
+    raise DatasetError(f"{slices[0].path.parent}: several slices have the same number in their name and header")
 
 
-def _place(path: Path, mask: Path) -> tuple[float, Array, Path]:
-    """(position along the normal, affine of the slice in RAS+ mm over (d, h, w), mask)."""
+def _slice(path: Path) -> Slice:
+    """Reads the header of a slice.
+
+    Raises:
+        FileError: it is no DICOM slice with a place.
+    """
     try:
         head = pydicom.dcmread(path, stop_before_pixels=True)
         position = np.array([float(v) for v in head.ImagePositionPatient])
         cosines = np.array([float(v) for v in head.ImageOrientationPatient]).reshape(2, 3)
         rows, columns = (float(v) for v in head.PixelSpacing)
+        instance = int(head.get("InstanceNumber") or -1)
     except (InvalidDicomError, AttributeError, TypeError, ValueError, OSError) as error:
         raise FileError(f"{path.parent.name}/{path.name}: no slice with a place ({type(error).__name__})") from None
     normal = np.cross(cosines[0], cosines[1])
@@ -197,7 +237,7 @@ def _place(path: Path, mask: Path) -> tuple[float, Array, Path]:
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = normal, cosines[1] * rows, cosines[0] * columns
     affine[:3, 3] = position
     affine[:2] *= -1  # LPS to RAS
-    return float(normal @ position), affine, mask
+    return Slice(path, instance, float(normal @ position), affine)
 
 
 def _png(path: Path, modality: str) -> Array:
