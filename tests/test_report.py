@@ -337,3 +337,22 @@ def test_it_renders_in_a_browser_without_an_error(tmp_path: Path) -> None:
         pytest.skip(f"Chromium does not start here: {done.stderr[-200:]}")
     assert "CONSOLE" not in done.stderr, done.stderr
     assert 'data-sort=""' in done.stdout  # the script ran under the page's own policy
+
+
+def test_every_target_of_every_case_and_every_seed_stand_in_the_page() -> None:
+    values = {("a", 0): 0.2, ("a", 1): 0.24, ("b", 0): 0.7, ("b", 1): 0.9}
+    run = join(*(outcome("floor", "points(n=5)", case=c, seed=s, dsc=(v,)) for (c, s), v in values.items()))
+    text = said(run)
+    assert "0.220" in text and "0.800" in text  # a and b, seeds averaged
+    assert "0.450" in text and "0.570" in text and "0.120" in text  # seed 0, seed 1, and their range
+
+
+def test_a_large_run_stays_a_small_page() -> None:
+    rng = np.random.default_rng(0)
+    runs = [
+        outcome(f"model{a}", case=f"c{c}", target=f"t{t}", dsc=(float(rng.uniform(0.2, 0.9)),))
+        for a in range(25)
+        for c in range(20)
+        for t in range(5)
+    ]
+    assert len(page(*join(*runs), crops=lambda _: crop())) < 2_500_000

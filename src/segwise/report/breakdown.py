@@ -1,4 +1,4 @@
-"""Where the arms differ: by target, by modality and kind of reference, by effort, by cost, and item by item."""
+"""Where the arms differ: by modality and kind of reference, by effort, by cost, and item by item."""
 
 from __future__ import annotations
 
@@ -11,81 +11,12 @@ import numpy as np
 from segwise.records.types import STAGES
 from segwise.report import figures, words
 from segwise.report.gather import Arm, Gathered, Item
-from segwise.report.markup import DASH, count, e, figure, n_bytes, note, number, seconds, table
+from segwise.report.markup import DASH, count, e, figure, heat, n_bytes, note, number, seconds, table
 from segwise.report.ranking import Ranked, arm_name, counts, median_seconds
-from segwise.report.statistics import compare, interval_of_mean
+from segwise.report.statistics import interval_of_mean
+from segwise.report.structures import COLUMNS_UP_TO
 
-COLUMNS_UP_TO = 12
 _FIGURE_UP_TO = 14
-
-
-def by_target(gathered: Gathered, order: Sequence[Arm], place: dict[str, int]) -> str:
-    """Targets × arms; the best is bold where that target alone decides it, else only marked as highest."""
-    arms = list(order)[:COLUMNS_UP_TO]
-    targets = sorted({item[2] for arm in arms for item in arm.asked}, key=_sides_together)
-    head = ["Structure", "Subjects", *(arm_name(arm, place) for arm in arms)]
-    rows = [[e(target), *_target_row(arms, target)] for target in targets]
-    if not rows:
-        return ""
-    more = f" The first {COLUMNS_UP_TO} of {len(order)} arms." if len(order) > COLUMNS_UP_TO else ""
-    legend = (
-        f"Mean {e(gathered.primary)} over subjects. <b>Bold</b>: better than every other arm on this structure beyond "
-        "chance (Holm over the pairs of this row, not over rows). <span class='top'>•</span> marks the highest where "
-        f"the data cannot decide. A small n: fewer subjects than the row.{more}"
-    )
-    union = note(words.unions(gathered)) if gathered.unions else ""
-    return (
-        note(legend) + union + table(head, rows, name="By target").replace('class="scroll"', 'class="scroll tall"', 1)
-    )
-
-
-def _sides_together(target: str) -> tuple[str, str]:
-    side, _, base = target.partition(" ")
-    return (base, side) if side in ("left", "right") and base else (target, "")
-
-
-def _target_row(arms: Sequence[Arm], target: str) -> list[str]:
-    person = {o.item: o.person for arm in arms for o in arm.outcomes if o.last.target == target}
-    n_row = len({person[item] for arm in arms for item in arm.asked if item[2] == target})
-    means: list[float | None] = []
-    sizes = []
-    for arm in arms:
-        by_person = _by_person({i: v for i, v in arm.values.items() if i[2] == target}, person)
-        means.append(fmean(map(fmean, by_person.values())) if by_person else None)
-        sizes.append(len(by_person))
-    best = max((m for m in means if m is not None), default=None)
-    sure = _decided(arms, target, person)
-    cells = [str(n_row)]
-    for i, (mean, n) in enumerate(zip(means, sizes, strict=True)):
-        if mean is None:
-            failed = any(o.status == "failed" and o.last.target == target for o in arms[i].outcomes)
-            cells.append('<span class="tag bad">failed</span>' if failed else DASH)
-            continue
-        highest = best is not None and abs(mean - best) < 1e-9
-        text = f"<b>{number(mean)}</b>" if highest and sure else number(mean)
-        mark = (
-            ' <span class="top" title="highest, not decided">•</span>' if highest and not sure and len(arms) > 1 else ""
-        )
-        few = f" <small>n {n}</small>" if n != n_row else ""
-        cells.append(f'<td class="heat" style="--v:{max(0.0, min(1.0, mean)):.2f}">{text}{mark}{few}</td>')
-    return cells
-
-
-def _by_person(values: dict[Item, float], person: dict[Item, str]) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = defaultdict(list)
-    for item, value in values.items():
-        found[person[item]].append(value)
-    return found
-
-
-def _decided(arms: Sequence[Arm], target: str, person: dict[Item, str]) -> bool:
-    """One arm is better than all others that have this target, beyond chance."""
-    able = [arm for arm in arms if any(item[2] == target for item in arm.values)]
-    shared = sorted(set.intersection(*({i for i in arm.values if i[2] == target} for arm in able))) if able else []
-    if len(able) < 2 or len({person[item] for item in shared}) < 6:
-        return False  # six is the fewest that can decide even one pair
-    values = np.array([[arm.values[item] for arm in able] for item in shared])
-    return len(compare(values, [person[item] for item in shared], n_boot=2000).top) == 1
 
 
 def by_subset(gathered: Gathered, one: Ranked) -> str:
@@ -113,7 +44,7 @@ def by_subset(gathered: Gathered, one: Ranked) -> str:
         low, high = interval_of_mean(values, persons)
         means = [_subject_mean(values[:, i], persons) for i in order]
         cells = [
-            f'<td class="heat" style="--v:{max(0.0, min(1.0, m)):.2f}">{number(m)}'
+            f"{heat(m)}{number(m)}"
             + ("" if np.isnan(low[i]) else f'<br><span class="ci">[{number(low[i], 2)}, {number(high[i], 2)}]</span>')
             + "</td>"
             for i, m in zip(order, means, strict=True)
@@ -233,6 +164,26 @@ def distribution(gathered: Gathered, one: Ranked) -> str:
         return ""
     n = count(len(one.panel.items), "target")
     return figure(figures.strips(series, measure=gathered.primary), f"All {n} of each arm; seeds are averaged.")
+
+
+def by_seed(gathered: Gathered, one: Ranked) -> str:
+    """How far a prompter's draw moves the mean, for arms with more than one seed."""
+    wanted = set(one.panel.items)
+    rows = []
+    for arm in one.arms:
+        seeds: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for outcome in arm.outcomes:
+            value = outcome.values.get(gathered.primary)
+            if value is not None and outcome.item in wanted:
+                seeds[outcome.last.seed][outcome.person].append(value)
+        if len(seeds) > 1:
+            means = [fmean(map(fmean, persons.values())) for _, persons in sorted(seeds.items())]
+            shown = ", ".join(number(mean) for mean in means[:10]) + (" …" if len(means) > 10 else "")
+            rows.append([arm_name(arm, one.place), str(len(means)), shown, number(max(means) - min(means))])
+    if not rows:
+        return ""
+    text = "The same arm with other random prompts: the mean over subjects of each seed, and how far they lie apart."
+    return note(text) + table(["Arm", "Seeds", "Mean of each", "Range"], rows, name="By seed")
 
 
 def unranked(gathered: Gathered, ranked: Sequence[Ranked], place: dict[str, int]) -> str:

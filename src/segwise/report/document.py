@@ -13,7 +13,7 @@ from typing import Any
 from segwise.errors import RunError
 from segwise.records.run import Run
 from segwise.records.types import Choice, Pair, Plan, Record, Score
-from segwise.report import about, breakdown, overlay, ranking, words
+from segwise.report import about, breakdown, overlay, ranking, structures, words
 from segwise.report.gather import Arm, Gathered, gather
 from segwise.report.markup import details, e, listing, note, section
 from segwise.report.overlay import Crops
@@ -126,17 +126,21 @@ def _sections(
     not_ranked = breakdown.unranked(gathered, ranked, place)
     return [
         ("ranking", "Ranking", ranking.blocks(gathered, ranked) + not_ranked),
-        ("targets", "Targets", breakdown.by_target(gathered, order, place) if order else ""),
+        ("targets", "Targets", structures.by_target(gathered, order, place) if order else ""),
         ("subsets", "By kind of case", breakdown.by_subset(gathered, first) if first else ""),
         ("effort", "Interactions", breakdown.effort(gathered, first) if first else ""),
         ("cost", "Seconds and memory", _cost(gathered, first, place)),
-        ("spread", "All single results", breakdown.distribution(gathered, first) if first else ""),
+        ("spread", "All single results", _spread(gathered, first) if first else ""),
         ("worst", "Worst results", worst(gathered, ranked, crops)),
         ("missing", "Not counted", about.not_counted(gathered, place)),
         ("models", "Models", about.models(gathered, place)),
         ("methods", "Method", about.methods(gathered, ranked)),
         ("repeat", "Repeat it", about.repeat(gathered, plan, meta)),
     ]
+
+
+def _spread(gathered: Gathered, first: Ranked) -> str:
+    return breakdown.distribution(gathered, first) + breakdown.by_seed(gathered, first)
 
 
 def _cost(gathered: Gathered, first: Ranked | None, place: dict[str, int]) -> str:

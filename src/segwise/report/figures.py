@@ -20,6 +20,7 @@ from segwise.report.markup import e
 # Okabe and Ito's palette without yellow and black, which vanish on a light or a dark page; safe for colour-blind eyes
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
+_DOTS = 150
 _INK, _LINE, _PAPER = "#010203", "#040506", "#070809"  # stand for the page's own colours
 _STYLE = {
     "svg.fonttype": "none",
@@ -74,7 +75,8 @@ def forest(arms: Sequence[Series], *, measure: str, name: str = "forest") -> str
     with plt.rc_context(_STYLE):
         figure, axes = _rows(len(arms))
         for row, arm in enumerate(arms):
-            axes.plot(arm.y, [row] * len(arm.y), "|", color=colour(arm.index), alpha=0.45, markersize=11)
+            ticks = _thinned(arm.y)
+            axes.plot(ticks, [row] * len(ticks), "|", color=colour(arm.index), alpha=0.45, markersize=11)
             if arm.low:
                 axes.plot([arm.low[0], arm.high[0]], [row, row], "-", color=colour(arm.index), linewidth=3)
             axes.plot(arm.x, [row], _marker(arm), color=colour(arm.index), markersize=8, markeredgecolor=_PAPER)
@@ -89,9 +91,11 @@ def strips(arms: Sequence[Series], *, measure: str) -> str:
     with plt.rc_context(_STYLE):
         figure, axes = _rows(len(arms))
         for row, arm in enumerate(arms):
-            shift = [row + 0.24 * (((i * 0.618034) % 1) - 0.5) * 2 for i in range(len(arm.y))]
-            size = 18 if len(arm.y) < 200 else 6
-            axes.scatter(arm.y, shift, s=size, color=colour(arm.index), alpha=0.45, linewidths=0)
+            dots = _thinned(arm.y)
+            shift = [row + 0.24 * (((i * 0.618034) % 1) - 0.5) * 2 for i in range(len(dots))]
+            axes.scatter(
+                dots, shift, s=18 if len(dots) < _DOTS else 9, color=colour(arm.index), alpha=0.45, linewidths=0
+            )
         axes.boxplot(
             [list(arm.y) for arm in arms],
             orientation="horizontal",
@@ -160,6 +164,14 @@ def costs(arms: Sequence[Series], *, measure: str, front: Sequence[int]) -> str:
         axes.set_ylabel(f"mean {measure}")
         _legend(axes)
         return _svg(figure, "costs", f"{measure} against seconds a target")
+
+
+def _thinned(values: Sequence[float]) -> list[float]:
+    """At most 150 of many values, evenly by rank, so that the file stays small and the shape the same."""
+    if len(values) <= _DOTS:
+        return list(values)
+    ordered = sorted(values)
+    return [ordered[round(i * (len(ordered) - 1) / (_DOTS - 1))] for i in range(_DOTS)]
 
 
 def _marker(arm: Series) -> str:

@@ -93,12 +93,17 @@ def figure(svg: str, caption: str) -> str:
 
 def note(text: str, *, kind: str = "info") -> str:
     """A remark in a box; kind is "info" or "warn"."""
-    return f'<p class="note {kind}">{text}</p>'
+    return f'<div class="note {kind}">{text}</div>'
 
 
 def details(summary: str, body: str, *, unfolded: bool = False) -> str:
     """Something that can be folded away."""
     return f"<details{' open' if unfolded else ''}><summary>{summary}</summary>{body}</details>"
+
+
+def heat(value: float) -> str:
+    """The opening of a cell tinted by a value of [0, 1]."""
+    return f'<td class="heat" style="--v:{max(0.0, min(1.0, value)):.2f}">'
 
 
 def _cell(content: str, column: int, left: int) -> str:

@@ -158,11 +158,12 @@ def median_seconds(arm: Arm, panel: Panel) -> float | None:
 
 def _with_failures(arm: Arm, panel: Panel) -> float | None:
     """Mean over subjects of a panel's items and of those left out for a failure, each failure counted as 0."""
+    wanted = {*panel.items, *panel.left_out}
     failed = {o.item for o in arm.outcomes if o.status == "failed"}
     by_person: dict[str, list[float]] = {}
     for outcome in arm.outcomes:
         item = outcome.item
-        if item in failed or item in arm.values:
+        if item in wanted and (item in failed or item in arm.values):
             by_person.setdefault(outcome.person, []).append(
                 0.0 if outcome.status == "failed" else arm.values.get(item, 0.0)
             )
