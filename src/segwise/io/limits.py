@@ -99,15 +99,12 @@ def guarded(name: str, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_loggers() -> Iterator[None]:
-    loggers = [logging.getLogger(n) for n in ("pydicom", "nibabel", "nibabel.global", "highdicom", "pylibjpeg")]
-    before = [log.disabled for log in loggers]
-    for log in loggers:
-        log.disabled = True
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        for log, state in zip(loggers, before, strict=True):
-            log.disabled = state
+        logging.disable(before)
 
 
 def opened(path: Path) -> tuple[BinaryIO, bool]:

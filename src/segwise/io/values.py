@@ -175,17 +175,24 @@ def looks_like_labels(array: Array) -> bool:
 
 
 def guess_modality(array: Array) -> str:
-    """ "CT" if the values are Hounsfield units, "MR" if they are not negative and spread, else "".
+    """ "CT" if the values are Hounsfield units, "MR" if they can be magnitudes or z-scores, else "".
 
-    A CT has air or lung below -200 and soft tissue between -200 and 300 HU; MR magnitudes have no negative values.
+    A CT has air or lung below -200 and soft tissue between -200 and 300 HU. MR magnitudes are not negative (but for
+    what resampling undershoots); normalised MR is real-valued within +-50.
+
+    Args:
+        array: [..., D, H, W].
     """
     part = array.reshape(-1)
     part = part[:: max(1, part.size // SAMPLE)]
     low, high = float(part.min()), float(part.max())
     soft = float(np.mean((part > -200) & (part < 300)))
     below = float(np.mean(part < -200))
-    if low >= -8192 and low <= -200 and high <= 40_000 and high > 50 and soft > 0.02 and below > 0.001:
+    if -8192 <= low <= -200 and 50 < high <= 40_000 and soft > 0.02 and below > 0.001:
         return "CT"
-    if low >= 0 and high > low and not looks_like_labels(array.reshape(array.shape[-3:]) if array.ndim > 3 else array):
-        return "MR"
-    return ""
+    if high <= low or looks_like_labels(array.reshape(-1, *array.shape[-3:])[0]):
+        return ""
+    first, last = (float(p) for p in np.percentile(part, [1, 99]))
+    magnitudes = first >= -0.05 * last and low >= -0.5 * high
+    z_scores = array.dtype.kind == "f" and -50 <= low < 0 < high <= 50
+    return "MR" if magnitudes or z_scores else ""
