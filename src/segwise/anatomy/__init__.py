@@ -106,17 +106,20 @@ class Resolved:
     Attributes:
         words: as they came.
         term: the structure, or None if they are not known.
-        near: common names that look alike, for a message; empty if the words are known.
     """
 
     words: str
     term: Term | None
-    near: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The common name, or the words as they came."""
         return self.term.name if self.term else self.words
+
+    @property
+    def near(self) -> tuple[str, ...]:
+        """Common names that look alike, for a message; empty if the words are known."""
+        return () if self.term else _near(self.words)
 
     @property
     def known(self) -> bool:
@@ -131,8 +134,7 @@ def resolve(words: str) -> Resolved:
     Args:
         words: "Left-Thalamus-Proper*", "kidney (R)", "tumour", "vertebrae_L1" ...
     """
-    term = _index().get(_key(words))
-    return Resolved(words, term) if term else Resolved(words, None, _near(words))
+    return Resolved(words, _index().get(_key(words)))
 
 
 def term(name: str) -> Term | None:
@@ -247,6 +249,7 @@ def _key(words: str) -> tuple[str, ...]:
     return tuple(sorted(out))
 
 
+@functools.lru_cache(maxsize=1024)
 def _near(words: str) -> tuple[str, ...]:
     """Up to three common names that share words or letters with what came."""
     key = set(_key(words))
