@@ -52,6 +52,55 @@ def test_exactly_one_layout_recognises_a_tree(name: str, tmp_path: Path) -> None
     assert recognising(root) == [layout]
 
 
+@pytest.mark.parametrize(
+    ("name", "start", "n"),
+    [
+        ("case_json", "one", 1),
+        ("nnunet", "Dataset042_Brain", 2),
+        ("msd", "Task03_Liver", 2),
+        ("btcv", "RawData", 3),
+        ("btcv", "RawData/Training", 3),
+        ("lits", "Training Batch 1", 2),
+        ("kits", "case_00000", 1),
+        ("brats2021", "BraTS2021_00000", 1),
+        ("brats2023", "BraTS-GLI-00005-000", 1),
+        ("totalsegmentator", "s0000", 1),
+        ("acdc", "training", 2),
+        ("acdc", "training/patient001", 2),
+        ("chaos", "CT", 1),
+        ("chaos", "MR", 3),
+        ("npz_apart", ".", 1),
+    ],
+)
+def test_a_part_of_a_tree_is_recognised_too(name: str, start: str, n: int, tmp_path: Path) -> None:
+    layout, root = planted(name, tmp_path)
+    assert recognising(root / start) == [layout]
+    found = rows(root / start)
+    assert len(found) == n and all(row["error"] == "" for row in found.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "around"),
+    [
+        ("btcv", "BTCV/Abdomen"),
+        ("lits", "LiTS"),
+        ("kits", "kits19/data"),
+        ("kits", "kits23/dataset"),
+        ("brats2021", "data/training"),
+        ("amos", "x/amos22"),
+        ("acdc", "ACDC/database"),
+        ("chaos", "CHAOS/Train_Sets"),
+        ("npz", "x/3D_val"),
+    ],
+)
+def test_the_folder_around_a_tree_is_recognised_too(name: str, around: str, tmp_path: Path) -> None:
+    layout, make = trees.TREES[name]
+    (tmp_path / around).mkdir(parents=True)
+    make(tmp_path / around)
+    assert recognising(tmp_path / around.split("/")[0]) == [layout]
+    assert find(tmp_path / around.split("/")[0])[0] == layout
+
+
 @pytest.mark.parametrize("name", trees.TREES)
 def test_a_tree_of_links_is_read_alike(name: str, tmp_path: Path) -> None:
     layout, root = planted(name, tmp_path)
@@ -456,6 +505,48 @@ def test_grids_must_agree(tmp_path: Path) -> None:
         case.load_masks(case.structures)
     trees.save(root / "scan_labels.nii.gz", shape)
     assert "have (5, 6, 7) and (4, 6, 7) voxels" in rows(root)["single"]["error"]
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "LIA", "PSR", "AIL"])
+def test_places_whatever_the_axes(codes: str, tmp_path: Path) -> None:
+    nib = trees.nib
+    turn = np.eye(4)
+    turn[:3, :3] = np.array([[0.98, -0.199, 0], [0.199, 0.98, 0], [0, 0, 1]])
+    base = nib.Nifti1Image(trees.labels(1, 2).T, turn @ trees.AFFINE)
+    to = nib.orientations.ornt_transform(nib.io_orientation(base.affine), nib.orientations.axcodes2ornt(codes))
+    made = base.as_reoriented(to)
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        nib.save(made, tmp_path / name / "a.nii.gz")
+    row = rows(tmp_path)["a"]
+    array = np.asarray(made.dataobj)
+    assert row["shape"] == list(array.shape[::-1])
+    for value, target in zip((1, 2), row["targets"], strict=True):
+        middle = nib.affines.apply_affine(made.affine, np.argwhere(array == value).mean(axis=0))
+        np.testing.assert_allclose(target["centroid_ras_mm"], middle, atol=1e-4)
+
+
+def test_a_4d_image_is_not_read_in_part(tmp_path: Path) -> None:
+    trees.save(tmp_path / "images" / "a.nii.gz", trees.image(3))
+    trees.save(tmp_path / "labels" / "a.nii.gz", trees.labels(1))
+    assert "holds several volumes (4D)" in rows(tmp_path)["a"]["error"]
+
+
+def test_chaos_numbers_may_stand_in_the_header(tmp_path: Path) -> None:
+    _, root = planted("chaos", tmp_path)
+    for i, path in enumerate(sorted((root / "CT/1/DICOM_anon").iterdir())):
+        path.rename(path.with_name(f"x{(i * 3) % 5 + 40}.dcm"))
+    for path in sorted((root / "CT/1/Ground").iterdir(), reverse=True):
+        path.rename(path.with_name(f"liver_{int(path.stem[-3:]) + 1}.png"))
+    assert rows(root)["CT-1"]["targets"][0]["centroid_ras_mm"] == [-12.25, 17.0, 94.0]
+
+
+def test_two_labels_of_one_meaning_keep_their_own_names(tmp_path: Path) -> None:
+    _, root = planted("pair", tmp_path)
+    (root / "labels.json").write_text('{"Liver": 1, "liver": 2}')
+    row = rows(root)["a"]
+    assert targets(row) == {"Liver": (1, 4), "liver": (2, 4)}
+    assert [t["known"] for t in row["targets"]] == [False, False]
 
 
 def test_unions_are_found_but_not_listed(tmp_path: Path) -> None:

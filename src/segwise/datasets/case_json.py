@@ -84,12 +84,12 @@ def _told(home: Path) -> dict[str, Any] | DatasetError | None:
 def _case(root: Path, home: Path, what: Mapping[str, Any], *, id: str, channels: bool) -> Case:
     names = label_names(what.get("label_map"))
     image, labels = volume_named(home, "image"), volume_named(home, "labels") or volume_named(home, "label")
-    image = image or first(home / "dicom")
+    said = what.get("channels")
+    kinds = {str(key): str(value) for key, value in said.items()} if isinstance(said, Mapping) else {}
+    image = image or first(*(home / name for name in kinds), home / "dicom")
     if image is None or labels is None or not names:
         lack = "image" if image is None else "label file" if labels is None else '"label_map" {value: name}'
         raise DatasetError(f"{home.name}/case.json: the case has no {lack}; expected image.nii.gz and labels.nii.gz")
-    said = what.get("channels")
-    kinds = {str(key): str(value) for key, value in said.items()} if isinstance(said, Mapping) else {}
     files = [image, *(path for name in kinds if channels and (path := home / name).is_file() and path != image)]
     quality, note = str(what.get("label_quality", "unknown")).lower(), what.get("label_note")
     return make(

@@ -27,7 +27,7 @@ CARD = DatasetCard(
         "CT/1/DICOM_anon/*.dcm, CT/1/Ground/*.png",
         "MR/1/T2SPIR/DICOM_anon/*.dcm, MR/1/T2SPIR/Ground/*.png",
         "MR/1/T1DUAL/DICOM_anon/InPhase/*.dcm and OutPhase/*.dcm, MR/1/T1DUAL/Ground/*.png (one for both)",
-        "the root holds CT and MR, or Train_Sets/ with them",
+        "the root holds CT and MR, or Train_Sets/ with them, or is one of the two",
     ),
     traps=(
         "masks are grey levels: MR 63 liver, 126 right kidney, 189 left kidney, 252 spleen; CT 255 liver",
@@ -86,18 +86,17 @@ def cases(root: Path, split: str | None = None) -> Iterator[Case]:
 
 def _series(root: Path) -> Iterator[tuple[str, str, str, Path, Path]]:
     """(modality, person, sequence, folder of DICOM files, folder of PNGs)."""
-    for around in _AROUND:
-        for person in folders(root / around / "CT"):
-            if (person / "DICOM_anon").is_dir():
-                yield "CT", person.name, "", person / "DICOM_anon", person / "Ground"
-        for person in folders(root / around / "MR"):
-            for sequence in folders(person):
-                dicom = sequence / "DICOM_anon"
+    homes = [root] if root.name in ("CT", "MR") else [root / a / m for a in _AROUND for m in ("CT", "MR")]
+    for home in homes:
+        for person in folders(home):
+            for sequence in [person] if home.name == "CT" else folders(person):
+                kind = "" if home.name == "CT" else sequence.name
+                dicom, ground = sequence / "DICOM_anon", sequence / "Ground"
                 phases = [phase for phase in folders(dicom) if phase.name in ("InPhase", "OutPhase")]
                 for phase in phases:
-                    yield "MR", person.name, f"{sequence.name}-{phase.name}", phase, sequence / "Ground"
+                    yield home.name, person.name, f"{kind}-{phase.name}", phase, ground
                 if dicom.is_dir() and not phases:
-                    yield "MR", person.name, sequence.name, dicom, sequence / "Ground"
+                    yield home.name, person.name, kind, dicom, ground
 
 
 @dataclass(frozen=True)

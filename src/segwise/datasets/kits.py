@@ -93,4 +93,5 @@ def _cysts(root: Path, found: list[tuple[Path, tuple[Path, Path]]]) -> bool:
 def _is_later(home: Path) -> bool:
     match = _CASE.fullmatch(home.name)
     names = {path.name for path in visible(home)}
-    return bool(names & {"instances", "segmentations", "raw"}) or bool(match and int(match[1]) >= 300)
+    marked = names & {"instances", "segmentations", "raw"} or any(name.startswith("aggregated") for name in names)
+    return bool(marked) or bool(match and int(match[1]) >= 300)

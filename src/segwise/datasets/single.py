@@ -24,7 +24,7 @@ CARD = DatasetCard(
 _LABELS = re.compile(
     r"(?i)(^|[-_. ])(labels?|seg|segmentations?|masks?|gt|annotations?|rtstruct|rtss|rs)(\d*)([-_. ]|$)"
 )
-_OTHERS = re.compile(r"(?i)^(volume|segmentation)-\d+$|[-_](t1n|t1ce|flair|t2f)$")  # LiTS, BraTS
+_OTHERS = re.compile(r"(volume|segmentation)-\d+")  # LiTS
 
 
 def recognises(root: Path) -> bool:
@@ -67,7 +67,7 @@ def _found(root: Path) -> tuple[Path, Path] | None:
         return None
     labels = [path for path in files if _LABELS.search(stem(path))]
     images = [path for path in (*files, *scans) if path not in labels]
-    if len(labels) != 1 or len(images) != 1 or any(_OTHERS.search(stem(path)) for path in images):
+    if len(labels) != 1 or len(images) != 1 or any(_OTHERS.fullmatch(stem(path)) for path in images):
         return None
     kits = re.fullmatch(r"case_\d{5}", root.name) and stem(images[0]) == "imaging"
     return None if kits or _bids(images[0]) else (images[0], labels[0])
