@@ -13,7 +13,7 @@ import pytest
 
 import dataset_trees as trees
 from segwise import catalog
-from segwise.case import Case
+from segwise.case import Case, Structure
 from segwise.errors import DatasetError, GridError, SegwiseError
 from segwise.evaluate.inventory import find, inventory, recognising
 from segwise.spec import parse
@@ -282,6 +282,8 @@ def test_nnunet(tmp_path: Path) -> None:
     assert list(rows(root / "Dataset042_Brain")) == ["case_1", "case_2"]
     case = find(root)[1][0]
     assert case.volume().array.shape == (2, 5, 6, 7) and case.ignore == 4
+    (ignored,) = case.load_masks((Structure("ignore", "ignore", (4,), known=False),))
+    np.testing.assert_array_equal(ignored, trees.labels(1, 2, 3, 4) == 4)
 
 
 def test_nnunet_version_1(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ class Label:
     words: str = ""
 
 
-Places = Mapping[str, tuple[tuple[Path, tuple[int, ...]], ...]]  # structure -> the files and values that make it up
+Place = tuple[Path, tuple[int, ...]]  # a file and the values in it
+Places = Mapping[str, tuple[Place, ...]]  # name of a structure -> what makes it up
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Files:
         out = [np.zeros(grid.shape, dtype=bool) for _ in structures]
         wanted: dict[Path, list[tuple[int, tuple[int, ...]]]] = {}
         for i, structure in enumerate(structures):
-            for path, values in self.places[structure.name]:
+            for path, values in self._where(structure):
                 wanted.setdefault(path, []).append((i, values))
         for path, uses in wanted.items():
             labels = io.read_labels(path, on=grid)
@@ -108,6 +109,12 @@ class Files:
             for i, values in uses:
                 out[i] |= _mask(labels, values)
         return out
+
+    def _where(self, structure: Structure) -> tuple[Place, ...]:
+        """The places of a structure; of one that is not listed (what must be ignored) its values in every label map."""
+        if structure.name in self.places:
+            return self.places[structure.name]
+        return tuple((path, structure.values) for path in {p for found in self.places.values() for p, _ in found})
 
     def _check(self, array: Array, path: Path) -> None:
         odd = sorted(set(np.unique(array).tolist()) - {0, *self.expected}) if self.expected else []
@@ -253,7 +260,7 @@ def described(labels: Sequence[Label]) -> tuple[tuple[Structure, ...], tuple[Str
     for found in words:
         times[found.name] = times.get(found.name, 0) + 1
     structures: list[Structure] = []
-    places: dict[str, tuple[tuple[Path, tuple[int, ...]], ...]] = {}
+    places: dict[str, tuple[Place, ...]] = {}
     for label, found in zip(labels, words, strict=True):
         clear = found.known and times[found.name] == 1
         name = _free(found.name if clear else label.raw, places, label)

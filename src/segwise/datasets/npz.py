@@ -117,7 +117,7 @@ class NpzFiles:
                 f"{self.image.name} and {self.labels.name}: imgs is {shape}, gts is {array.shape}; "
                 f"expected one shape (D, H, W)"
             )
-        return [np.isin(array, self.values[structure.name]) for structure in structures]
+        return [np.isin(array, self.values.get(structure.name, structure.values)) for structure in structures]
 
     def _grid(self, shape: tuple[int, ...]) -> Grid:
         """Array axes are z, y, x of an LPS frame; RAS turns the signs of x and y."""
