@@ -31,6 +31,7 @@ _TAGS = [
     *("PerFrameFunctionalGroupsSequence", "SegmentSequence", "SegmentationType", "MaximumFractionalValue"),
     *("ROIContourSequence", "StructureSetROISequence", "SegmentsOverlap"),
 ]
+MAX_DEFLATED_BYTES = 1024**3  # of one object; pydicom unpacks it whole, and deflated objects are single slices or SEGs
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _IMAGES = "CT MR PT NM US CR DX MG XA RF OT SC IO ES GM SM XC OPT OP BMD IVUS PX M3D"
 _OBJECTS = "ECG SEG RTSTRUCT RTPLAN RTDOSE RTIMAGE RTRECORD REG PR KO SR DOC FID AU RWV PLAN"
@@ -177,7 +178,7 @@ def _of_zip(path: Path, limits: Limits) -> list[Item]:
     return [item(i) for i in sorted(infos, key=lambda i: i.filename)]
 
 
-def _weigh_deflated(stream: BinaryIO, name: str, limit: int = 1024**3) -> None:
+def _weigh_deflated(stream: BinaryIO, name: str) -> None:
     """Refuses a deflated object that unpacks to more than a limit, without unpacking it into memory."""
     head = stream.read(2048)
     if head[128:132] == b"DICM" and _DEFLATED in head:
@@ -187,6 +188,6 @@ def _weigh_deflated(stream: BinaryIO, name: str, limit: int = 1024**3) -> None:
             while chunk:
                 total += len(machine.decompress(chunk, CHUNK))
                 chunk = machine.unconsumed_tail
-                if total > limit:
-                    raise FileError(f"{name}: unpacks to more than {size_text(limit)}")
+                if total > MAX_DEFLATED_BYTES:
+                    raise FileError(f"{name}: unpacks to more than {size_text(MAX_DEFLATED_BYTES)}")
     cast(Any, stream).seek(0)

@@ -173,8 +173,12 @@ def inflated(data: bytes, n_bytes: int, *, name: str, kind: str) -> bytes:
             raise _incomplete(name, n_bytes, len(data), zipped=True)
         machine = zlib.decompressobj(47)  # zlib or gzip by its head
         out = machine.decompress(data, n_bytes)
-        if len(out) == n_bytes and not machine.eof:
-            machine.decompress(machine.unconsumed_tail, 1)  # lets the checksum be compared
+        if len(out) == n_bytes and not machine.eof:  # the checksum is still to come and must be there
+            more = machine.decompress(machine.unconsumed_tail, 1)
+            if not more and not machine.eof:
+                raise FileError(
+                    f"{name}: the file is incomplete: the end of the compressed data is missing; copy it again"
+                )
     if len(out) < n_bytes:
         raise _incomplete(name, n_bytes, len(out), zipped=False)
     return out

@@ -169,8 +169,11 @@ def looks_like_labels(array: Array) -> bool:
     left, right = part[..., :-1], part[..., 1:]
     some = (left > 0) | (right > 0)
     n_some = int(np.count_nonzero(some))
-    if n_some < 8 or len(np.unique(part)) > 512:
+    n_values = len(np.unique(part))
+    if n_some < 8 or n_values > 512:
         return False
+    if n_values <= 3:  # a mask, however thin
+        return True
     return bool(np.count_nonzero((left == right) & some) / n_some > 0.55)
 
 
