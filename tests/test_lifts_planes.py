@@ -136,8 +136,12 @@ def test_the_files_axes_do_not_matter(axes, lift):
     segmenter = bright(lift)
     state = segmenter.encode(file, store=FeatureStore())
     prompt = Prompt((Box.of(volume.grid, (2, 3, 6), (7, 12, 24)),))
-    found = segmenter.segment(state, [Ask(prompt)])[0].mask(file.grid)
+    (prediction,) = segmenter.segment(state, [Ask(prompt)])
+    found = prediction.mask(file.grid)
     assert np.array_equal(regrid(found, file.grid, volume.grid, order=0, outside=0), mask)
+    assert prediction.grid.axes == file.grid.axes
+    corner = file.grid.index(prediction.grid.mm((0, 0, 0)))
+    assert np.abs(corner - np.rint(corner)).max() < 1e-9
 
 
 @pytest.mark.parametrize(("plane", "axis"), [("axial", 0), ("coronal", 1), ("sagittal", 2)])

@@ -8,6 +8,7 @@ to the next.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from segwise.errors import PromptError
-from segwise.geometry import Array, Grid, Volume
+from segwise.geometry import SHARED_VOXELS, Array, Grid, Volume, regrid
 from segwise.nets.contract import Decoded, Marks, PromptNet
 from segwise.prompt import Prompt
 from segwise.segmenter import OUTSIDE, Ask, Frame, Learned, Parts, Prediction, State, Store, Tree
@@ -155,10 +156,11 @@ class Planes(Learned):
         for place in places:
             logits[:, place - first] = slices.pop(place)[:, row, column]
         quality = [piece.quality.mean(axis=0) for piece in pieces.values() if piece.quality is not None]
+        own = covering(state.grid, crop)
         return Prediction(
             ask.prompt,
-            logits,
-            crop,
+            np.ascontiguousarray(regrid(logits, crop, own, order=1, outside=OUTSIDE)),
+            own,
             quality=np.mean(quality, axis=0) if quality else None,
             carry=self._carry(state, pieces) if self.frame.carries else None,
         )
@@ -186,6 +188,15 @@ def marked(prompt: Prompt, grid: Grid) -> list[tuple[int, int]]:
     if placed.mask is not None:
         spans += [(place, place + 1) for place in np.flatnonzero(placed.mask.any(axis=(1, 2))).tolist()]
     return spans
+
+
+def covering(grid: Grid, part: Grid) -> Grid:
+    """The smallest crop of a grid whose voxels cover another one, as far as it reaches."""
+    corners = part.mm(list(itertools.product(*((-0.5, n - 0.5) for n in part.shape))))
+    faces = grid.index(corners) + 0.5
+    low = np.clip(np.floor(faces.min(axis=0) + SHARED_VOXELS).astype(int), 0, np.array(grid.shape) - 1)
+    high = np.clip(np.ceil(faces.max(axis=0) - SHARED_VOXELS).astype(int), low + 1, grid.shape)
+    return grid.crop(low.tolist(), high.tolist())
 
 
 def nothing(prompt: Prompt) -> PromptError:

