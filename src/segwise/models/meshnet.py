@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -303,6 +304,7 @@ def meant(words: str, labels: tuple[str, ...]) -> tuple[str, ...]:
     together = anatomy.without_side(name)
     if together != name and together in labels:
         raise NoSuchStructure(f'"{words}": this model knows "{together}" only with both sides together; ask for that')
-    near = [label for label in labels if label in anatomy.resolve(words).near or set(label.split()) & set(name.split())]
-    hint = f"; near: {', '.join(near[:4])}" if near else ""
+    alike = difflib.get_close_matches(name, labels, n=3, cutoff=0.55)
+    near = dict.fromkeys([*alike, *(label for label in labels if set(label.split()) & set(name.split()))])
+    hint = f"; near: {', '.join(list(near)[:4])}" if near else ""
     raise NoSuchStructure(f'"{words}" is not among the {len(labels)} structures of this model{hint}')
