@@ -221,7 +221,7 @@ def test_a_damaged_case_does_not_stop_the_others(tmp_path: Path) -> None:
     assert "labels.nii.gz" in found["case_two"]["error"] and found["case_two"]["targets"][0]["voxels"] is None
     assert "the case has no image; expected image.nii.gz" in found["third"]["error"]
     with pytest.raises(DatasetError, match="no valid JSON"):
-        find(root / "one", "case-json")
+        find(root / "one")
 
 
 def test_pair(tmp_path: Path) -> None:
@@ -507,6 +507,12 @@ def test_grids_must_agree(tmp_path: Path) -> None:
         case.load_masks(case.structures)
     trees.save(root / "scan_labels.nii.gz", shape)
     assert "have (5, 6, 7) and (4, 6, 7) voxels" in rows(root)["single"]["error"]
+
+
+def test_values_of_one_name_are_one_label(tmp_path: Path) -> None:
+    _, root = planted("pair", tmp_path)
+    (root / "labels.json").write_text('{"0": "background", "1": "lesion", "2": "lesion"}')
+    assert targets(rows(root)["a"]) == {"lesion": ([1, 2], 8)}
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "LIA", "PSR", "AIL"])

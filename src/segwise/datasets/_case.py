@@ -344,14 +344,15 @@ def channel_of(words: str) -> str:
 def label_names(content: object) -> dict[str, tuple[int, ...]]:
     """{name: values} of a table of labels, without the background.
 
-    Data sets write {"1": "liver"}, {"liver": 1}, {"liver": "1"} or, for regions, {"whole tumor": [1, 2]}.
+    Data sets write {"1": "liver"}, {"liver": 1}, {"liver": "1"} or, for regions, {"whole tumor": [1, 2]}. Values of one
+    name are one label.
     """
     found: dict[str, tuple[int, ...]] = {}
     if not isinstance(content, Mapping):
         return found
     for key, value in content.items():
         if isinstance(value, str) and str(key).strip().isdecimal():
-            found.setdefault(value, (int(key),))
+            found[value] = (*found.get(value, ()), int(key))
         elif isinstance(value, int) and not isinstance(value, bool):
             found.setdefault(str(key), (value,))
         elif isinstance(value, str) and value.strip().isdecimal():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segwise.card import DatasetCard
 from segwise.case import Case
-from segwise.datasets._case import Label, broken, make, values_in
+from segwise.datasets._case import Label, broken, label_names, make, values_in
 from segwise.datasets._files import folders, is_volume, nothing, stem, visible, volumes
 from segwise.errors import SegwiseError
 
@@ -176,8 +176,8 @@ def _labels(root: Path, found: Named, image: Path) -> list[Label]:
         return values_in(found.path, image)
     lines = table.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     rows = [row for row in csv.DictReader(lines, delimiter="\t") if (row.get("index") or "").strip().isdecimal()]
-    named = [(int(row["index"]), row.get("name") or row.get("label") or f"label {row['index']}") for row in rows]
-    return [Label(name.strip(), found.path, (value,)) for value, name in named if value != 0]
+    named = {row["index"].strip(): row.get("name") or row.get("label") or f"label {row['index']}" for row in rows}
+    return [Label(name.strip(), found.path, values) for name, values in label_names(named).items()]
 
 
 def _table(root: Path, found: Named) -> Path | None:

@@ -68,6 +68,8 @@ def cases(root: Path, split: str | None = None, *, channels: bool = False) -> It
 
 def _is_case(folder: Path) -> bool:
     content = maybe_json(folder / "case.json")
+    if content is None:  # a damaged one: `cases` says what is wrong
+        return (folder / "case.json").is_file()
     return isinstance(content, Mapping) and ("label_map" in content or "modality" in content)
 
 

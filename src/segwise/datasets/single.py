@@ -65,7 +65,7 @@ def _found(root: Path) -> tuple[Path, Path] | None:
         or len(files) + len(scans) != 2
     ):
         return None
-    labels = [path for path in files if _LABELS.search(stem(path))]
+    labels = [path for path in files if _LABELS.search(stem(path)) or path.name.lower().endswith(".seg.nrrd")]
     images = [path for path in (*files, *scans) if path not in labels]
     if len(labels) != 1 or len(images) != 1 or any(_OTHERS.fullmatch(stem(path)) for path in images):
         return None
