@@ -64,17 +64,17 @@ def effort(gathered: Gathered, one: Ranked) -> str:
     """The primary measure against the number of interactions, and the measures of whole curves."""
     arms = one.arms[:_FIGURE_UP_TO]
     series = [s for arm in arms if (s := _curve(arm, one)) is not None]
-    body = ""
+    if not series:
+        return _curve_table(gathered, one)
+    caption = "Mean over subjects against what a person had to do for one target (nothing for a name). "
     if any(len(s.x) > 1 for s in series):
-        svg = figures.curves(series, measure=gathered.primary)
-        caption = (
-            "Mean over subjects after each round with its bootstrap interval; the last round counts, never the best "
-            "so far. A target whose user was content early keeps its last value. Arms of one round are single points."
+        caption += (
+            "Lines: after each round, with the bootstrap interval; the last round counts, never the best so far. "
+            "A target whose user was content early keeps its last value. Arms of one round are single points."
         )
-        body = figure(svg, caption)
-    elif series:
-        parts = ", ".join(f"{e(s.label)} {s.x[0]:g}" for s in series)
-        body = f"<p>Every arm took one round, so there is no curve. Interactions a target: {parts}.</p>"
+    else:
+        caption += "Every arm took one round, so there are no curves."
+    body = figure(figures.curves(series, measure=gathered.primary), caption)
     return body + _curve_table(gathered, one)
 
 

@@ -92,7 +92,8 @@ def strips(arms: Sequence[Series], *, measure: str) -> str:
         figure, axes = _rows(len(arms))
         for row, arm in enumerate(arms):
             dots = _thinned(arm.y)
-            shift = [row + 0.24 * (((i * 0.618034) % 1) - 0.5) * 2 for i in range(len(dots))]
+            width = min(0.24, 0.015 * len(dots))
+            shift = [row + width * (((i * 0.618034) % 1) - 0.5) * 2 for i in range(len(dots))]
             axes.scatter(
                 dots, shift, s=18 if len(dots) < _DOTS else 9, color=colour(arm.index), alpha=0.45, linewidths=0
             )

@@ -222,5 +222,5 @@ def _pair(result: Comparison, i: int, j: int) -> str:
     if result.decided[j, i]:
         kind, word = "worse", "▼ worse"
     between = interval(result.difference_low[i, j], result.difference_high[i, j]) if result.n_subjects > 1 else ""
-    shown = f"{signed(result.difference[i, j])}<br>{between}<small>p {p_value(result.p[i, j])} · {word}</small>"
+    shown = f"{signed(result.difference[i, j])}<br>{between}<small>p {p_value(result.p[i, j])}<br>{word}</small>"
     return f'<td class="{kind}">{shown}</td>'
