@@ -235,6 +235,16 @@ def test_a_coded_size_that_differs_is_not_decoded(tmp_path: Path) -> None:
     assert "512 x 512, the header declares 8 x 8" in refused(saved(tmp_path / "s", [large]))
 
 
+def test_an_old_multi_frame_object_has_no_places(tmp_path: Path) -> None:
+    slices = series()
+    one = slices[0]
+    one.NumberOfFrames = 6
+    one.PixelData = b"".join(s.PixelData for s in slices)
+    one.save_as(tmp_path / "m.dcm", enforce_file_format=True)
+    assert "without position" in refused(tmp_path / "m.dcm")
+    assert np.array_equal(io.read(tmp_path / "m.dcm", spacing_mm=(2.5, 0.5, 0.8)).volume.array[0], EXPECTED)
+
+
 def test_zip_of_a_series(tmp_path: Path) -> None:
     folder = saved(tmp_path / "s", series())
     with zipfile.ZipFile(tmp_path / "s.zip", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -195,6 +195,6 @@ def test_labels_are_told_from_images(data: Path) -> None:
 def test_several_label_objects_in_a_folder(tmp_path: Path) -> None:
     for name in ("a", "b"):
         segmentation(two()).save_as(tmp_path / f"{name}.dcm")
-    with pytest.raises(FileError, match="2 label objects; name one of them: a.dcm"):
+    with pytest.raises(FileError, match=r"2 label objects; name one of them: a\.dcm"):
         io.read_labels(tmp_path)
     assert pydicom.dcmread(tmp_path / "a.dcm").Modality == "SEG"

@@ -143,7 +143,8 @@ def _frame(item: Item, index: int, groups: list[Any], dataset: Any) -> Frame:
         number=int(number(dataset.get("InstanceNumber")) or 0) if single else index,
         rows=int(dataset.Rows),
         columns=int(dataset.Columns),
-        position=numbers(get("PlanePositionSequence", "ImagePositionPatient"), 3),
+        # frames of an old multi-frame object share one position: it is no frame's own
+        position=numbers(get("PlanePositionSequence", "ImagePositionPatient"), 3) if enhanced or single else None,
         orientation=None if orientation is None else orientation.reshape(2, 3),
         spacing=None if spacing is None or (spacing <= 0).any() else (float(spacing[0]), float(spacing[1])),
         extent=extent,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.encaps import generate_frames
-from pydicom.uid import UID
+from pydicom.uid import UID, RLELossless
 
 from segwise.errors import FileError
 from segwise.geometry import Array
@@ -84,6 +84,8 @@ def _decoded(item: Item, dataset: Any, syntax: Any, shape: tuple[int, int, int])
         )
     try:
         with guarded(item.name, "DICOM pixels"):
+            if syntax == RLELossless:  # the other plug-in for RLE can bring the process down on damaged data
+                dataset.pixel_array_options(decoding_plugin="pydicom")
             values = np.asarray(dataset.pixel_array)
             if values.size != int(np.prod(shape)):
                 raise FileError(f"{item.name}: decodes to {values.shape}, the header declares {shape}")

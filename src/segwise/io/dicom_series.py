@@ -103,6 +103,8 @@ def pick(place: Place, number: int | None) -> Series:
     if not place.series:
         kinds = ", ".join(sorted({kind.upper() for kind, *_ in place.objects}))
         held = f"holds {kinds}, no image" if kinds else "holds no DICOM image"
+        if place.others:
+            held += f" but {len(place.others)} other file(s): name an image file itself, unpacked"
         what = "; give it as labels instead" if {k for k, *_ in place.objects} & {"seg", "rtstruct"} else ""
         raise FileError(f"{place.name}: {held}; expected CT or MR slices{what}")
     listing = "; ".join(s.label for s in place.series)

@@ -11,6 +11,7 @@ from segwise.io.scan import Finding
 
 EXACT_SKEW = 1e-6  # float32 headers reach 1e-7: not worth a word
 ROUNDED_SKEW = 1e-3  # cosines rounded to three digits; across 512 voxels it moves a corner by half a voxel
+SMALLEST_MM, LARGEST_MM, FARTHEST_MM = 1e-6, 1e5, 1e7  # beyond these a header is damaged, not a scan of anything
 LPS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -32,7 +33,11 @@ def placed(name: str, shape: Shape, columns: ArrayLike, origin: ArrayLike, *, lp
     affine[:3, :3] = turn @ np.asarray(columns, dtype=np.float64)
     affine[:3, 3] = turn @ np.asarray(origin, dtype=np.float64)
     try:
-        return Grid(shape, affine)
+        with np.errstate(all="ignore"):
+            sizes = np.linalg.norm(affine[:3, :3], axis=0)
+            if not ((sizes > SMALLEST_MM) & (sizes < LARGEST_MM)).all() or np.abs(affine[:3, 3]).max() > FARTHEST_MM:
+                raise GridError("spacing or place out of range")
+            return Grid(shape, affine)
     except GridError:
         raise FileError(
             f"{name}: the header gives no usable geometry: a spacing is 0 or not a number, or two axes point the same "

@@ -124,7 +124,8 @@ def peek(
         FileError: as `read`, as far as headers tell.
     """
     found = opened_any(Path(path), limits or Limits(), series=series, spacing_mm=spacing_mm)
-    grid, repairs = repaired(found.header.grid)
+    with guarded(Path(path).name, "an image"):
+        grid, repairs = repaired(found.header.grid)
     return Peek(grid, found.n_volumes, found.modality, found.header, (*found.findings, *repairs))
 
 
@@ -143,8 +144,6 @@ def content(path: Path) -> str:
             raise FileError(f"{path.name}: is neither a file nor a folder")
         if path.stat().st_size == 0:
             raise FileError(f"{path.name}: the file is empty (0 bytes); copy it again")
-        if path.name.lower().endswith((".img", ".img.gz")):
-            return "nifti"
         with path.open("rb") as stream:
             plain = stream.read(4096)
         if is_nrrd(plain):
@@ -156,7 +155,8 @@ def content(path: Path) -> str:
         unzipped, _ = opened(path)
         with unzipped:
             head = _most(unzipped)
-        return "nifti" if is_nifti(head) else "mgz" if is_mgh(head) else ""
+        pixels = path.name.lower().endswith((".img", ".img.gz"))  # their header is another file
+        return "nifti" if pixels or is_nifti(head) else "mgz" if is_mgh(head) else ""
 
 
 def opened_any(path: Path, limits: Limits, *, series: int | None, spacing_mm: Spacing | None) -> Opened:
