@@ -144,6 +144,16 @@ def test_a_union_of_sides_counts_once_where_the_sides_are_there() -> None:
     assert {row["model"]: row["dsc"] for row in rows(*alone)} == {"general": "0.600", "floor": "0.500"}
 
 
+def test_a_union_is_among_the_worst_only_where_its_sides_are_not() -> None:
+    sides = [outcome("floor", target=name, dsc=(0.31,)) for name in ("left thalamus", "right thalamus")]
+    run = join(*sides, outcome("floor", target="thalamus", dsc=(0.32,)))
+    html = page(*run)
+    assert '<b>thalamus</b> <span class="score">' not in html
+    skipped = outcome("special", "name", target="left thalamus", status="skipped", reason="both sides only")
+    html = page(*join(skipped, outcome("special", "name", target="thalamus", dsc=(0.9,))))
+    assert '<b>thalamus</b> <span class="score">' in html
+
+
 def test_random_weights_are_shown_and_never_ranked() -> None:
     run = join(outcome("general", dsc=(0.9,), weights="random:0"), outcome("floor", dsc=(0.3,)))
     text = said(run)
@@ -185,6 +195,8 @@ def test_silver_references_and_leakage_are_said() -> None:
         (0.45, 0.3, 0.95, "Missed most of it: 70% of the target missed"),
         (0.5, 0.95, 0.34, "Spills over: 66% of what it painted lies outside"),
         (0.4, 0.4, 0.4, "Displaced or mixed up"),
+        (0.72, 0.6, 0.9, "Missed part of it: 40% of the target missed"),
+        (0.7, 0.7, 0.7, "Partly right"),
         (0.85, 0.85, 0.85, "Roughly right"),
     ],
 )

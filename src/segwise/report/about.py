@@ -96,7 +96,9 @@ def _model_row(arms: Sequence[Arm], datasets: Sequence[str], place: dict[str, in
     peak = max((o.last.peak_bytes for a in arms for o in a.outcomes), default=0)
     parameters = f"<br><small>{card['parameters_m']:g} M parameters</small>" if card.get("parameters_m") else ""
     cells = [what + parameters, weights or DASH, licence, words.leakage(card, datasets)]
-    return [f"<b>{e(arm.key[0])}</b>", *(f'<td class="w">{cell}</td>' for cell in cells), n_bytes(peak)]
+    first, *others = cells
+    shown = [f'<td class="w wide">{first}</td>', *(f'<td class="w">{cell}</td>' for cell in others)]
+    return [f"<b>{e(arm.key[0])}</b>", *shown, n_bytes(peak)]
 
 
 def _digest(value: Any) -> str:

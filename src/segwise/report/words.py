@@ -206,13 +206,15 @@ def what_happened(outcome: Outcome, measure: str) -> str:
     missed, wrong = f"{1 - found:.0%} of the target missed", f"{1 - right:.0%} of what it painted lies outside"
     if max(found, right) < 0.15:
         return f"Wrong place: hardly anything overlaps ({missed}, {wrong}).{size}"
-    if found < 0.6 <= right:
-        return f"Missed most of it: {missed}; what it painted is mostly right.{size}"
-    if right < 0.6 <= found:
+    if right >= 0.6 and found < min(0.8, right - 0.1):
+        much = "most" if found < 0.5 else "part"
+        return f"Missed {much} of it: {missed}; what it painted is mostly right.{size}"
+    if found >= 0.6 and right < min(0.8, found - 0.1):
         return f"Spills over: {wrong}; the target itself is mostly covered.{size}"
     if max(found, right) < 0.6:
         return f"Displaced or mixed up: {missed}, and {wrong}.{size}"
-    return f"Roughly right: {missed}, {wrong}.{size}"
+    kind = "Roughly right" if min(found, right) >= 0.8 else "Partly right"
+    return f"{kind}: {missed}, {wrong}.{size}"
 
 
 def pick(outcome: Outcome, measure: str) -> float | None:

@@ -48,7 +48,7 @@ def worst(gathered: Gathered, ranked: Sequence[Ranked], crops: Crops) -> str:
 
 def _each_once(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Outcomes without unions of two sides that are there themselves."""
-    there = {outcome.item for outcome in outcomes}
+    there = {outcome.item for outcome in outcomes if outcome.status == "done"}
     return [o for o in outcomes if (*o.item[:2], f"left {o.item[2]}") not in there]
 
 
