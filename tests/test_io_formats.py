@@ -128,6 +128,9 @@ def test_more_or_fewer_axes(tmp_path: Path) -> None:
     assert "is 2D" in refused(nifti(tmp_path / "a.nii", VALUES[0]))
     scan = io.read(tmp_path / "a.nii", spacing_mm=(5, 3, 2))
     assert scan.volume.grid.shape == (1, 6, 7) and "one-slice" in codes(scan.findings)
+    assert np.allclose(scan.volume.grid.spacing_mm, (5, 3, 2))
+    again = io.read(io.write_mask(tmp_path / "m.nii.gz", VALUES[:1] > 0, scan.header))
+    assert np.allclose(again.volume.grid.affine, scan.volume.grid.affine)
     assert "5 dimensions" in refused(nifti(tmp_path / "b.nii", np.zeros((3, 1, 5, 6, 7), np.float32)))
     assert io.read(nifti(tmp_path / "c.nii", VALUES[None, None])).volume.grid.shape == (5, 6, 7)
 

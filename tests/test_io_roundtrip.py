@@ -47,7 +47,7 @@ UNREADABLE = {
 }
 LABELS = {"seg_image_ct_binary.dcm", "seg_image_ct_true_fractional.dcm"}
 SAYS = {
-    "example4d.nii.gz": "volume=N",
+    "example4d.nii.gz": "oblique by 9.3 degrees",
     "mpld_asl.nii.gz": "volume=N",
     "example_nifti2.nii.gz": "volume=N",
     "shear.nii.gz": "not orthogonal",
@@ -84,6 +84,18 @@ def test_every_awkward_file_gets_what_its_table_says(awkward: Path, tmp_path: Pa
         else:
             for ending in (".nii.gz", ".nrrd", ".mha"):
                 check(file, tmp_path, ending)
+
+
+def test_a_2d_image_is_read_as_one_slice_on_request(awkward: Path, tmp_path: Path) -> None:
+    scan = io.read(awkward / "slice_2d.nii.gz", spacing_mm=(4.0, 1.0, 1.0))
+    assert scan.volume.grid.shape == (1, 256, 256) and np.allclose(scan.volume.grid.spacing_mm, (4, 1, 1))
+    out = io.write_mask(tmp_path / "m.nii.gz", scan.volume.array[0] > 100, scan.header)
+    assert np.abs(io.peek(out).grid.affine - scan.volume.grid.affine).max() < 1e-5
+
+
+def test_no_spacing_is_read_once_it_is_given(awkward: Path) -> None:
+    scan = io.read(awkward / "no_spacing_no_forms.nii.gz", spacing_mm=(3.0, 2.0, 1.0))
+    assert np.allclose(scan.volume.grid.spacing_mm, (3, 2, 1))
 
 
 def test_real_axis_orders(awkward: Path) -> None:

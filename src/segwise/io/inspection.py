@@ -75,6 +75,7 @@ class Inspection:
             "shape": None if grid is None else list(grid.shape),
             "spacing_mm": None if grid is None else list(grid.spacing_mm),
             "axes": None if grid is None else grid.axes,
+            "oblique_degrees": None if grid is None else round(_oblique(grid), 3),
             "affine": None if grid is None else grid.affine.tolist(),
             "n_volumes": self.n_volumes,
             "modality": self.modality,
@@ -316,6 +317,12 @@ def _is_image(path: Path) -> bool:
     return path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mgz", ".mhd", ".nhdr", ".hdr"))
 
 
+def _oblique(grid: Grid) -> float:
+    """Degrees by which the axis furthest from a patient axis is turned away from it."""
+    nearest = float(np.abs(grid.directions).max(axis=0).min())
+    return float(np.degrees(np.arccos(min(1.0, nearest))))
+
+
 def _refused(shown: str, error: SegwiseError) -> Inspection:
     return Inspection(shown, False, (Finding("refusal", "refused", str(error)),), would="refuse it")
 
@@ -341,7 +348,8 @@ def _lines(one: Inspection) -> Iterator[str]:
         grid = one.grid
         size = " x ".join(map(str, grid.shape)) + (f", {one.n_volumes} volumes" if one.n_volumes > 1 else "")
         spacing = " x ".join(f"{v:.4g}" for v in grid.spacing_mm)
-        yield f"  shape {size} (d, h, w); spacing {spacing} mm; axes {grid.axes}"
+        turned = f", oblique by {_oblique(grid):.1f} degrees" if _oblique(grid) > 0.05 else ""
+        yield f"  shape {size} (d, h, w); spacing {spacing} mm; axes {grid.axes}{turned}"
         centre = ", ".join(f"{v:.1f}" for v in grid.centre_mm)
         yield f"  centre x, y, z = {centre} mm (RAS)"
     if one.values is not None:

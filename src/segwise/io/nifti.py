@@ -178,11 +178,22 @@ def _place(
     elif spacing_mm is not None and not np.allclose(_spacing(header, codes, pixdim), spacing_mm[::-1], atol=1e-3):
         raise FileError(f"{name}: states its own spacing; spacing_mm only supplies a missing one, leave it out")
     affine = _affine(header, codes, ijk, pixdim)
+    if flat and spacing_mm is not None:
+        affine = _thick(affine, float(checked_spacing(name, spacing_mm)[0]))
     columns = affine[:3, 2::-1]
     shape = (ijk[2], ijk[1], ijk[0])
     grid = placed(name, shape, columns, affine[:3, 3], lps=False)
-    forms = None if analyze else _forms(header, pixdim)
+    forms = None if analyze or flat else _forms(header, pixdim)
     return grid, forms, findings + _form_findings(header, codes, ijk, pixdim, analyze=analyze) + shape_findings(shape)
+
+
+def _thick(affine: Array, thickness_mm: float) -> Array:
+    """A 2D image's affine with a third axis across the slice, as thick as asked for."""
+    across = np.cross(affine[:3, 0], affine[:3, 1])
+    across *= thickness_mm / np.linalg.norm(across)
+    affine = affine.copy()
+    affine[:3, 2] = across if across @ affine[:3, 2] >= 0 else -across
+    return affine
 
 
 def _spacing(header: Any, codes: tuple[int, int], pixdim: list[float]) -> Array:

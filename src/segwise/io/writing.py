@@ -124,6 +124,7 @@ def _write_itk(path: Path, array: Array, grid: Grid, names: Mapping[int, str]) -
     image.SetOrigin(affine[:3, 3].tolist())
     if path.name.endswith(".nrrd"):
         for n, (value, name) in enumerate(sorted(names.items())):
-            for key, text in (("ID", f"Segment_{value}"), ("Name", name), ("LabelValue", str(value)), ("Layer", "0")):
+            called = " ".join("".join(c if c.isprintable() else " " for c in name).split())
+            for key, text in (("ID", f"Segment_{value}"), ("Name", called), ("LabelValue", str(value)), ("Layer", "0")):
                 image.SetMetaData(f"Segment{n}_{key}", text)
     sitk.WriteImage(image, str(path), True)
