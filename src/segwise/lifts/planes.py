@@ -30,7 +30,7 @@ AXES: Mapping[str, str] = {
     "sagittal": "LIP",
 }  # slices, rows, columns as one reads them
 MARGIN = 4  # voxels kept around the foreground of an answer
-QUERIES = 4  # at most in one call of the decoder: on a CPU more are slower, as they leave its cache
+QUERIES = 16  # at most in one call of the decoder; on a CPU one by one, as more leave its cache and are slower
 _CODE = "planes-1"  # raised when features or answers of unchanged parts change
 
 
@@ -130,7 +130,8 @@ class Planes(Learned):
         for members in _alike(asked).values():
             together = _joined([asked[i] for i in members])
             n = len(together.image)
-            batches = [_taken(together, slice(i, i + QUERIES), self._device) for i in range(0, n, QUERIES)]
+            step = 1 if self._device.type == "cpu" else QUERIES
+            batches = [_taken(together, slice(i, i + step), self._device) for i in range(0, n, step)]
             whole = self._piece([self.net.decode(features, batch) for batch in batches])
             ends = np.cumsum([0, *(len(asked[i].image) for i in members)])
             for i, low, high in zip(members, ends[:-1], ends[1:], strict=True):

@@ -269,8 +269,8 @@ class MaskDecoder(nn.Module):
         q, _, h, w = image.shape
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # [1 + masks, width]
         tokens = torch.cat([own.expand(q, -1, -1), sparse], dim=1)
-        seen = (image + dense).flatten(2).transpose(1, 2)  # [Q, h*w, width]
-        tokens, seen = self.transformer(seen, places.flatten(2).transpose(1, 2), tokens)
+        seen = (image + dense).flatten(2).transpose(1, 2).contiguous()  # [Q, h*w, width]
+        tokens, seen = self.transformer(seen, places.flatten(2).transpose(1, 2).contiguous(), tokens)
         upscaled = self.output_upscaling(seen.transpose(1, 2).reshape(q, -1, h, w))
         chosen = range(len(self.output_hypernetworks_mlps))[candidates]
         weights = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in chosen], dim=1)
