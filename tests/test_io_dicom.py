@@ -308,3 +308,17 @@ def test_single_compressed_slices(awkward: Path) -> None:
         assert np.array_equal(scan.volume.array, plain.volume.array)
         assert codes(scan.findings) == {"one-slice"}
     assert pydicom.dcmread(awkward / "MR_small_implicit.dcm").pixel_array.max() == plain.volume.array.max()
+
+
+def test_enhanced_time_points_are_volumes(tmp_path: Path) -> None:
+    first, second = series(), series()
+    for s in second:
+        s.PixelData = (np.frombuffer(s.PixelData, "<i2") + 7).astype("<i2").tobytes()
+    one = enhanced(first + second, list(range(12)))
+    for i, frame in enumerate(one.PerFrameFunctionalGroupsSequence):
+        content = pydicom.Dataset()
+        content.TemporalPositionIndex = 1 + i // 6
+        frame.FrameContentSequence = [content]
+    one.save_as(tmp_path / "e.dcm", enforce_file_format=True)
+    assert codes(io.read(tmp_path / "e.dcm").findings) == {"4d"}
+    assert np.array_equal(io.read(tmp_path / "e.dcm", volume=1).volume.array[0], EXPECTED + 7)

@@ -198,3 +198,15 @@ def test_several_label_objects_in_a_folder(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"2 label objects; name one of them: a\.dcm"):
         io.read_labels(tmp_path)
     assert pydicom.dcmread(tmp_path / "a.dcm").Modality == "SEG"
+
+
+def test_a_labelmap_seg(tmp_path: Path) -> None:
+    array = two()[..., 0] + 2 * two()[..., 1]
+    described = segmentation(two()).SegmentSequence
+    one = hd.seg.Segmentation(
+        sources(), array, "LABELMAP", described, generate_uid(), 1, generate_uid(), 1, "m", "m", "1", "1"
+    )
+    one.save_as(tmp_path / "seg.dcm")
+    grid = io.read(saved(tmp_path / "s", sources())).volume.grid
+    labels = io.read_labels(tmp_path / "seg.dcm", on=grid)
+    assert labels.names == {1: "liver", 2: "spleen"} and np.array_equal(labels.array, array)
