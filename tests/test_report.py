@@ -368,3 +368,17 @@ def test_a_large_run_stays_a_small_page() -> None:
         for t in range(5)
     ]
     assert len(page(*join(*runs), crops=lambda _: crop())) < 2_500_000
+
+
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        ({"family": "floor"}, "nothing was learned"),
+        ({"training_sets": ["KiTS"]}, "no overlap known: trained on KiTS"),
+        ({"training_sets": ["KiTS"], "training_note": "the rest is secret"}, "unknown: trained on KiTS"),
+        ({"family": "specialist", "training_note": "not said"}, "unknown: training data not listed"),
+        ({"training_sets": ["AMOS", "LiTS"]}, "overlap: trained on LiTS"),
+    ],
+)
+def test_leakage_is_yes_no_or_unknown(card: dict[str, object], words: str) -> None:
+    assert words in said(outcome("net", dataset="lits_17", card=card))

@@ -14,7 +14,7 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtr
 
 Floats = NDArray[np.float64]
 ALPHA = 0.05
@@ -95,7 +95,7 @@ def compare(
     decided = (p < alpha) & (difference > 0) & (difference_low > 0)
     mean_low, mean_high = _interval(draws, alpha) if n_subjects > 1 else (np.full(n_arms, np.nan),) * 2
     mean = means.mean(axis=0)
-    rank = stats.rankdata(-np.round(mean, _DIGITS), method="min").astype(np.int64)
+    rank = _places(mean[None])[0]
     best = int(np.argmin(rank))
     top = (best, *(i for i in np.argsort(rank, kind="stable").tolist() if i != best and not decided[best, i]))
     return Comparison(
@@ -154,8 +154,8 @@ def signed_rank(differences: Floats) -> Floats:
     """
     rounded = np.round(differences, _DIGITS)
     n_zero = (rounded == 0).sum(axis=0)
-    ranks = stats.rankdata(np.abs(rounded), axis=0) - n_zero  # zeros hold the lowest ranks
-    ranks[rounded == 0] = 0.0
+    ranks = np.column_stack([_mid_ranks(column) for column in np.abs(rounded).T]) if rounded.size else rounded
+    ranks = np.where(rounded == 0, 0.0, ranks - n_zero)  # zeros hold the lowest ranks
     plus = (ranks * (rounded > 0)).sum(axis=0)
     centre = ranks.sum(axis=0) / 2
     if len(differences) <= _EXACT_UP_TO:
@@ -165,7 +165,7 @@ def signed_rank(differences: Floats) -> Floats:
     spread = np.sqrt((ranks**2).sum(axis=0)) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
         z = np.maximum(np.abs(plus - centre) - 0.5, 0) / spread
-    return np.where(spread > 0, np.minimum(1.0, 2 * stats.norm.sf(z)), 1.0)
+    return np.where(spread > 0, np.minimum(1.0, 2 * ndtr(-z)), 1.0)
 
 
 def holm(p: Floats) -> Floats:
@@ -219,10 +219,23 @@ def _interval(draws: Floats, alpha: float) -> tuple[Floats, Floats]:
 
 
 def _ranks(draws: Floats, mean: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    ranks = stats.rankdata(-np.round(draws, _DIGITS), axis=1, method="min")
+    ranks = _places(draws)
     low, high = np.quantile(ranks, [0.025, 0.975], axis=0, method="nearest")
-    own = stats.rankdata(-np.round(mean, _DIGITS), method="min")  # the interval holds the rank it is about
+    own = _places(mean[None])[0]  # the interval holds the rank it is about
     return np.minimum(low, own).astype(np.int64), np.maximum(high, own).astype(np.int64), (ranks == 1).mean(axis=0)
+
+
+def _places(values: Floats) -> NDArray[np.int64]:
+    """[B, A] rank of each column in its row, 1 for the greatest; equal ones share the better rank."""
+    rounded = np.round(values, _DIGITS)
+    return np.column_stack([1 + (rounded > rounded[:, [i]]).sum(axis=1) for i in range(rounded.shape[1])])
+
+
+def _mid_ranks(values: Floats) -> Floats:
+    """[S] ranks from 1 for the least; equal ones share the mean of theirs."""
+    ordered = np.sort(values)
+    below, upto = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    return np.asarray((below + upto + 1) / 2)
 
 
 def _differences(means: Floats, pairs: list[tuple[int, int]]) -> Floats:

@@ -181,9 +181,9 @@ def leakage(card: Mapping[str, Any], datasets: Iterable[str]) -> str:
     hits += [name for name in trained for data in datasets if len(_plain(data)) > 3 and _plain(data) in _plain(name)]
     if hits:
         return f"<b>overlap: trained on {e(listing(sorted(set(hits))))}</b>"
-    note = f" ({e(card['training_note'])})" if card.get("training_note") else ""
+    note = f'<br><span class="small">{e(card["training_note"])}</span>' if card.get("training_note") else ""
     if trained:
-        return f"none known; trained on {e(listing(trained))}{note}"
+        return f"{'unknown' if note else 'no overlap known'}: trained on {e(listing(trained))}{note}"
     return f"unknown: training data not listed{note}"
 
 
