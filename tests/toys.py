@@ -23,6 +23,8 @@ def make(root: Path, *, n: int = 2, modality: str = "CT", empty: str = "") -> Pa
         if empty and i == 0:
             labels[labels == NAMES.index(empty) + 1] = 0
         np.save(root / f"c{i}.npy", labels)
-        cases.append({"id": f"c{i}", "shape": [6, 9, 11], "structures": NAMES, "seed": i, "modality": modality})
+        image = labels * 40 + np.random.default_rng(i).normal(0, 10, labels.shape)
+        np.save(root / f"c{i}_image.npy", image.astype(np.float32))
+        cases.append({"id": f"c{i}", "shape": [6, 9, 11], "structures": NAMES, "modality": modality})
     (root / "toy.json").write_text(json.dumps({"cases": cases}))
     return root

@@ -30,7 +30,7 @@ SEGMENT_BYTES = 4 << 20  # a segment larger than this is followed by a new one
 class Journal:
     """A folder of append-only segments; a line is a batch that counts wholly or not at all."""
 
-    def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(self, folder: Path, *, segment_bytes: int) -> None:
         self.folder = folder
         self.segment_bytes = segment_bytes
 
@@ -107,8 +107,8 @@ class Run:
         self.path = path
         self.ledger = path / "ledger"
         self.crops = path / "crops"
-        self._records = Journal(path / "records")
-        self._scores = Journal(path / "scores")
+        self._records = Journal(path / "records", segment_bytes=SEGMENT_BYTES)
+        self._scores = Journal(path / "scores", segment_bytes=SEGMENT_BYTES)
         self._lock = durable.Lock(path / "lock")
 
     @classmethod
