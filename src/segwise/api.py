@@ -36,6 +36,7 @@ from segwise.session import Session
 from segwise.store import FeatureStore
 
 Tick = Callable[[int, int, str], None]
+would_read = io.would_read
 __all__ = [
     "Answer",
     "Preview",
@@ -51,6 +52,7 @@ __all__ = [
     "run",
     "score",
     "segment",
+    "would_read",
 ]
 FORMATS = ("csv", "parquet", "jsonl")
 
@@ -155,10 +157,10 @@ def export(path: Path | str, *, format: str = "csv", out: Path | None = None) ->
 
 
 def demo(out: Path | str, *, progress: Tick | None = None, workers: int = 1) -> Path:
-    """Make the built-in scans, compare models on them, and write the report; its path."""
+    """Make the built-in scans in OUT-data, compare models on them, and write the report; its path."""
     from segwise.demo import plan_with_what_is_here, write_cases
 
-    data = write_cases(Path(out) / "data", progress=progress)
+    data = write_cases(Path(out).with_name(Path(out).name + "-data"), progress=progress)
     found = preview(plan_with_what_is_here(), data)
     return run(found, out, workers=workers, progress=progress, command=("demo", "-o", str(out)))
 

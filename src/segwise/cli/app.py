@@ -74,7 +74,7 @@ def inspect(
 
     found = api.inspect(paths, series=series, volume=volume, spacing_mm=_spacing(spacing))
     screen.inspections(found, json=json)
-    if not all(item.readable for item in found):
+    if not api.would_read(found):
         raise typer.Exit(2)
 
 

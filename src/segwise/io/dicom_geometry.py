@@ -88,7 +88,7 @@ def _in_plane(
             )
         return frame.spacing, []
     if spacing_mm is None:
-        raise FileError(f"{name}: the headers give no PixelSpacing; give it as spacing_mm=(d, h, w)")
+        raise FileError(f"{name}: the headers give no PixelSpacing; give it: --spacing d,h,w (spacing_mm=(d, h, w))")
     _, h, w = checked_spacing(name, spacing_mm)
     text = f"the spacing was given by hand: {spacing_mm} mm (d, h, w)"
     return (float(h), float(w)), [Finding("warning", "spacing-given", text)]
@@ -174,7 +174,8 @@ def _unplaced(
     if len(frames) > 1 and spacing_mm is None:
         raise FileError(
             f"{name}: {len(frames)} slices without position or orientation in their headers: their order, "
-            "spacing and place are unknown; give spacing_mm=(d, h, w) to read them in the order of their numbers"
+            "spacing and place are unknown; give --spacing d,h,w (spacing_mm=(d, h, w)) to read them in the order "
+            "of their numbers"
         )
     spacing, findings = _in_plane(name, first, spacing_mm)
     text = "the header gives no position and no orientation"

@@ -115,7 +115,7 @@ def pick(place: Place, number: int | None) -> Series:
         return chosen
     clear = obvious(place)
     if clear is None:
-        raise FileError(f"{place.name}: holds {len(place.series)} series; choose one with series=N: {listing}")
+        raise FileError(f"{place.name}: holds {len(place.series)} series; choose one: --series N (series=N): {listing}")
     return clear
 
 

@@ -212,7 +212,7 @@ def _dicom(
         out.append(_series(path, place, series, limits, volume, spacing_mm, chosen=not aside))
     if number is None and obvious is None and len(place.series) > 1:
         text = f"{len(place.series)} series, none of which is clearly the volume"
-        notes.append(Finding("warning", "several-series", text, "choose one with series=N"))
+        notes.append(Finding("warning", "several-series", text, "choose one with --series N (series=N)"))
     for kind, item, _ in place.objects:
         if kind in ("seg", "rtstruct"):
             out.append(_label_object(path, kind, item))

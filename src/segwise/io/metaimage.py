@@ -120,7 +120,7 @@ def _spacing(
             raise FileError(f"{name}: states its own spacing; spacing_mm only supplies a missing one, leave it out")
         return values, []
     if spacing_mm is None:
-        raise FileError(f"{name}: the header gives no ElementSpacing; give it as spacing_mm=(d, h, w)")
+        raise FileError(f"{name}: the header gives no ElementSpacing; give it: --spacing d,h,w (spacing_mm=(d, h, w))")
     found = Finding("warning", "spacing-given", f"the spacing was given by hand: {spacing_mm} mm (d, h, w)")
     return checked_spacing(name, spacing_mm)[::-1], [found]
 

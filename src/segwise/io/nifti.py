@@ -142,7 +142,7 @@ def _spatial(name: str, header: Any, spacing_mm: object) -> tuple[int, int, int,
         if spacing_mm is None or len(dims) < 2:
             raise FileError(
                 f"{name}: is {len(dims)}D ({' x '.join(map(str, dims))}), expected a volume of three axes; to read it "
-                "as one slice give its spacing with a thickness: spacing_mm=(d, h, w)"
+                "as one slice give its spacing with a thickness: --spacing d,h,w (spacing_mm=(d, h, w))"
             )
         dims.append(1)
     if len(dims) > 4:
@@ -167,7 +167,7 @@ def _place(
         if spacing_mm is None:
             raise FileError(
                 f"{name}: the header gives no spacing (pixdim {pixdim}, no sform); Segwise guesses none: "
-                "give it as spacing_mm=(d, h, w)"
+                "give it with --spacing d,h,w (spacing_mm=(d, h, w))"
             )
         pixdim = list(checked_spacing(name, spacing_mm)[::-1])
         findings.append(

@@ -153,7 +153,9 @@ def _place(
     if len(stated) == 3 and np.isfinite(stated).all():
         return np.diag(stated), origin, findings
     if spacing_mm is None:
-        raise FileError(f"{name}: the header gives no spacing (space directions); give it as spacing_mm=(d, h, w)")
+        raise FileError(
+            f"{name}: the header gives no spacing (space directions); give it: --spacing d,h,w (spacing_mm=(d, h, w))"
+        )
     text = f"the spacing was given by hand: {spacing_mm} mm (d, h, w)"
     findings.append(Finding("warning", "spacing-given", text))
     return np.diag(checked_spacing(name, spacing_mm)[::-1]), origin, findings

@@ -174,7 +174,7 @@ def opened_any(path: Path, limits: Limits, *, series: int | None, spacing_mm: Sp
             notes = [*place.findings]
             if len(place.series) > 1 and series is None:
                 text = f"{len(place.series)} series found; took {chosen.label}, the only one larger than a localizer"
-                notes.append(Finding("warning", "series-chosen", text, "choose another with series=N"))
+                notes.append(Finding("warning", "series-chosen", text, "choose another with --series N (series=N)"))
             return replace(found, findings=[*notes, *found.findings])
         if series is not None:
             raise FileError(f"{path.name}: series={series} is for DICOM; this is a single file")
@@ -215,4 +215,4 @@ def _volumes(name: str, found: Opened, volume: int | None, *, channels: bool) ->
     if n == 1 or volume is not None:
         return [volume or 0], []
     text = f"is 4D: it holds {n} volumes"
-    return [0], [Finding("warning", "4d", text, "the first is read; choose another with volume=N (from 0)")]
+    return [0], [Finding("warning", "4d", text, "the first is read; choose another with --volume N, from 0 (volume=N)")]
