@@ -21,6 +21,7 @@ from segwise.records import durable, run
 from segwise.records.run import Run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+CLICKS = "clicks(n=2)"
 TIMINGS = ("seconds", "peak_bytes")
 
 
@@ -31,9 +32,9 @@ def data(tmp_path_factory):
         yield toys.make(folder / "data", n=1)
 
 
-def _run(data, out):
+def _run(data, out, prompter="box3d"):
     plan = compare.plan_of(
-        ["stateful"], ["clicks(n=2)"], metrics=["overlap"], targets=["left thalamus", "right thalamus", "thalamus"]
+        ["stateful"], [prompter], metrics=["overlap"], targets=["left thalamus", "right thalamus", "thalamus"]
     )
     compare.run(compare.preview(plan, data), out)
 
@@ -118,11 +119,11 @@ def _dying(data, out, at):
 
 def test_killed_at_twenty_random_moments(data, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "SEGMENT_BYTES", 1 << 20)  # nothing is merged, so what was stored twice would be seen
-    _run(data, tmp_path / "undisturbed")
+    _run(data, tmp_path / "undisturbed", CLICKS)
     expected = _contents(tmp_path / "undisturbed")
     assert expected[3] == [len(expected[0]), len(expected[1])]
     start = time.perf_counter()
-    _child(lambda: _run(data, tmp_path / "timed"))
+    _child(lambda: _run(data, tmp_path / "timed", CLICKS))
     whole = time.perf_counter() - start
     rng = random.Random(7)
     for n in range(20):
@@ -131,11 +132,11 @@ def test_killed_at_twenty_random_moments(data, tmp_path, monkeypatch):
             child = os.fork()
             if child == 0:
                 try:
-                    _run(data, out)
+                    _run(data, out, CLICKS)
                 finally:
                     os._exit(0)
             time.sleep(rng.uniform(0, whole))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        assert _child(partial(_run, data, out)) == 0
+        assert _child(partial(_run, data, out, CLICKS)) == 0
         assert _contents(out) == expected, f"moment {n}"
