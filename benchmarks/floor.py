@@ -1,78 +1,56 @@
-"""What needs no weights, on the targets of floor.csv: mean DSC of each zero-weights model with tight box + five points.
+"""What needs no weights, on the targets of plans/floor.toml: mean DSC of each model with a tight box and five points.
 
-    python benchmarks/floor.py ../shared/data [-m geodesic -m "random-walker(beta=90)"] [--seeds 3] [--hold-out]
+    python benchmarks/floor.py ../shared/data [-m geodesic -m "random-walker(beta=90)"] [--seeds 3]
 
-Prompts follow `box-points(n=5)`: the tight 3D box, the deepest point and four random ones at least half as deep. Prints
-DSC by target and model (mean over seeds), the means, and the first exploration's figures of floor.csv beside them.
+Prints DSC by target and model (mean over seeds), the first exploration's geodesic of floor.csv beside them, then the
+means over targets and over subjects and the seconds a prompt takes. `segwise run floor` gives the same as a report;
+this is the quick look while a method is made.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import importlib
-import itertools
-import json
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import nibabel as nib
 import numpy as np
-from scipy import ndimage
 
-from segwise.geometry import Array, Channel, Grid, Volume
-from segwise.prompt import Box, Points, Prompt
+from segwise import catalog
+from segwise.case import Target
+from segwise.datasets import case_json
+from segwise.geometry import Array, Volume
+from segwise.prompt import Box, Prompt
+from segwise.prompters import box_points
+from segwise.records import plan
 from segwise.segmenter import Ask
 from segwise.spec import parse, seed_of
 
-MODELS = ("box-fill", "threshold", "posterior", "random-walker", "geodesic")
+MODELS = ("box-fill", "threshold", "posterior", "random-walker", "geodesic", "geodesic-bayes")
 
 
-class Item(NamedTuple):
-    """A target of floor.csv."""
-
-    case: str
-    subject: str
-    target: str
-    volume: Volume
-    mask: Array
-    first: dict[str, float]  # the first exploration's DSC by method
-
-
-def items(root: Path) -> Iterator[Item]:
-    """The targets of floor.csv, case by case."""
-    with (root / "floor.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    for case, group in itertools.groupby(rows, key=lambda row: row["case"]):
-        meta = json.loads((root / case / "case.json").read_text())
-        image, labels = (nib.load(root / case / f"{name}.nii.gz") for name in ("image", "labels"))
-        affine = image.affine @ np.eye(4)[[2, 1, 0, 3]]
-        array = np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)
-        volume = Volume.of(array, Grid(array.shape, affine), (Channel(meta["modality"]),))
-        values = np.asarray(labels.dataobj).transpose(2, 1, 0)
-        for row in group:
-            mask = np.isin(values, [int(v) for v in row["values"].split("+")])
-            first = {k: float(v) for k, v in row.items() if k not in ("case", "target", "labels", "values")}
-            yield Item(case, meta["subject"], row["target"], volume, mask, first)
-
-
-def box_points(mask: Array, grid: Grid, rng: np.random.Generator, *, n: int = 5) -> Prompt:
-    """The tight box, the deepest point and n - 1 random ones at least half as deep."""
-    where = np.argwhere(mask)
-    low, high = where.min(axis=0), where.max(axis=0) + 1
-    cut = np.pad(mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], 1)
-    depth = ndimage.distance_transform_edt(cut, sampling=grid.spacing_mm)[1:-1, 1:-1, 1:-1]
-    deep = np.argwhere(depth >= depth.max() / 2)
-    drawn = deep[rng.choice(len(deep), n - 1, replace=len(deep) < n - 1)]
-    points = np.vstack([np.unravel_index(depth.argmax(), depth.shape), drawn]) + low
-    return Prompt((Box.of(grid, low, high), Points(grid.mm(points), np.ones(n, dtype=bool))))
+def items(root: Path) -> Iterator[tuple[str, str, Volume, Target]]:
+    """Case, subject, volume and target, in the plan's order."""
+    cases = {case.id: case for case in case_json.cases(root)}
+    for choice in plan.read(catalog.plan_path("floor")).cases:
+        case = cases[choice.case]
+        volume = case.volume()
+        for target in case.targets(choice.targets, volume.grid):
+            yield case.id, case.subject, volume, target
 
 
 def dice(reference: Array, prediction: Array) -> float:
     """DSC of two masks, not both empty."""
     return float(2 * (reference & prediction).sum() / (reference.sum() + prediction.sum()))
+
+
+def loaded(text: str) -> Any:
+    """A model by its spec."""
+    module, arguments = catalog.load("models", parse(text))
+    return module.load(**arguments)
 
 
 def main() -> None:
@@ -81,39 +59,43 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder that holds floor.csv")
     parser.add_argument("-m", dest="models", action="append", help="spec of a model, several times; default: all")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--box-alone", action="store_true", help="give the tight box without points")
     args = parser.parse_args()
-    specs = [parse(text) for text in args.models or MODELS]
-    models = {
-        str(s): importlib.import_module(f"segwise.models.{s.name.replace('-', '_')}").load(**s.args) for s in specs
-    }
+    with (args.data / "floor.csv").open() as file:
+        first = [float(row["geodesic"]) for row in csv.DictReader(file)]
+    models = {text: loaded(text) for text in args.models or MODELS}
     scores: dict[str, list[float]] = {name: [] for name in models}
-    seconds = dict.fromkeys(models, 0.0)
-    slowest = dict.fromkeys(models, 0.0)
-    states: dict[tuple[str, str], object] = {}
-    for item in items(args.data):
-        prompts = [
-            box_points(item.mask, item.volume.grid, np.random.default_rng(seed_of(item.case, item.target, seed)))
-            for seed in range(args.seeds)
-        ]
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    subjects: list[str] = []
+    states: dict[tuple[str, str], Any] = {}
+    for (case, subject, volume, target), before in zip(items(args.data), first, strict=True):
+        drawn = [box_points.first(target, seed_of(case, target.name, seed)) for seed in range(args.seeds)]
+        prompts = [prompt for prompt in drawn if prompt is not None]
+        if args.box_alone:
+            prompts = [Prompt(tuple(m for m in prompts[0].marks if isinstance(m, Box)))]
+        subjects.append(subject)
         for name, model in models.items():
-            key = (model.encoder, item.volume.digest)
+            key = (model.encoder, volume.digest)
             if key not in states:
-                states = {key: model.encode(item.volume, store=None)}
+                states = {key: model.encode(volume, store=None)}
             found = []
             for prompt in prompts:
                 start = time.perf_counter()
                 (prediction,) = model.segment(states[key], [Ask(prompt)])
-                spent = time.perf_counter() - start
-                seconds[name], slowest[name] = seconds[name] + spent, max(slowest[name], spent)
-                found.append(dice(item.mask, prediction.mask(item.volume.grid)))
+                seconds[name].append(time.perf_counter() - start)
+                found.append(dice(target.mask, prediction.mask(volume.grid)))
             scores[name].append(float(np.mean(found)))
         row = "  ".join(f"{name} {values[-1]:.3f}" for name, values in scores.items())
-        print(f"{item.case[:24]:24} {item.target[:20]:20} {row}  [{item.first['geodesic']:.3f}]", flush=True)
+        print(f"{case[:25]:25} {target.name[:22]:22} {row}  [{before:.3f}]", flush=True)
     print()
     for name, values in scores.items():
+        by_subject = defaultdict(list)
+        for subject, value in zip(subjects, values, strict=True):
+            by_subject[subject].append(value)
+        people = np.mean([np.mean(v) for v in by_subject.values()])
         print(
-            f"{name:40} mean DSC {np.mean(values):.4f}   {seconds[name] / len(values) / args.seeds:.2f} s a prompt, "
-            f"slowest {slowest[name]:.2f} s"
+            f"{name:30} mean DSC {np.mean(values):.4f}, over subjects {people:.4f}; "
+            f"{np.mean(seconds[name]):.2f} s a prompt, slowest {max(seconds[name]):.2f} s"
         )
 
 

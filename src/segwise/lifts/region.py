@@ -81,7 +81,7 @@ class Region:
         """
         full = state.volume.grid
         low, high = _extent(placed, full, reach_mm)
-        fine = full.crop(low, high)
+        fine = full.crop(low.tolist(), high.tolist())
         grid = fine.resized(coarser(fine, max_voxels))
         image = _clipped(state, fine, low, high)
         image = _shrunk(image, fine, grid)
@@ -207,7 +207,7 @@ def coarser(grid: Grid, max_voxels: int) -> Shape:
         return grid.shape
 
     def at(common: float) -> Array:
-        return np.maximum(1, np.floor(shape * spacing / np.maximum(spacing, common) + 1e-6)).astype(int)
+        return np.asarray(np.maximum(1, np.floor(shape * spacing / np.maximum(spacing, common) + 1e-6)), dtype=int)
 
     low, high = 0.0, float((shape * spacing).max())
     for _ in range(40):
@@ -237,7 +237,7 @@ def _open_faces(full: Grid, low: Index, high: Index) -> Array:
 
 
 def _clipped(state: RegionState, fine: Grid, low: Index, high: Index) -> Array:
-    cut = state.volume.array[(0, *(slice(a, b) for a, b in zip(low, high, strict=True)))]
+    cut = state.volume.array[0][tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     image = np.nan_to_num(cut.astype(np.float32), nan=state.low, posinf=state.high, neginf=state.low)
     image = np.clip(image, state.low, state.high) - state.low
     return np.asarray(image / max(state.high - state.low, 1e-12), dtype=np.float32)
@@ -310,7 +310,7 @@ def _on(index: Array, fine: Grid, grid: Grid) -> Index:
     voxel = np.floor((np.asarray(index, dtype=np.float64) + 0.5) / step + 1e-9).astype(np.int64)
     voxel = voxel[((voxel >= 0) & (voxel < np.array(grid.shape))).all(axis=1)]
     _, first = np.unique(voxel, axis=0, return_index=True)
-    return voxel[np.sort(first)]
+    return np.asarray(voxel[np.sort(first)], dtype=np.int64)
 
 
 def _marked(shape: Shape, voxels: Index) -> Array:
@@ -339,7 +339,7 @@ def _prediction(ask: Ask, state: RegionState, region: Region, margin: Array) -> 
         low, high = placed.boxes[:, 0].min(axis=0), placed.boxes[:, 1].max(axis=0)
     else:
         low, high = _box_of(region.grid, full)
-    answer = full.crop(low, high)
+    answer = full.crop(low.tolist(), high.tolist())
     logits = regrid(margin, region.grid, answer, order=1, outside=OUTSIDE)
     if len(placed.boxes):
         allowed = np.zeros(answer.shape, dtype=bool)

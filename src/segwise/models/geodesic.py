@@ -9,11 +9,10 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from scipy import ndimage
-from skimage.graph import MCP_Geometric
 
 from segwise.card import ModelCard
 from segwise.geometry import Array
+from segwise.lifts import fields
 from segwise.lifts.region import Region, RegionSegmenter
 
 CARD = ModelCard(
@@ -22,7 +21,7 @@ CARD = ModelCard(
     family="floor",
     takes=("box", "points"),
     paper="Bai and Sapiro 2009, doi:10.1007/s11263-008-0191-z (geodesic matting; here on image edges)",
-    memory="at most 200,000 voxels are solved: a larger sub-box is solved on a coarser grid and its margin interpolated",
+    memory="at most 200,000 voxels are solved: a larger sub-box is solved on a coarser grid, its margin interpolated",
     input=(
         "first channel, clipped to the 0.5-99.5 percentiles; the sub-box of the prompt with a shell of 3 voxels. "
         "A box alone: seeds are its core, an ellipsoid of 0.35 of its half axes. Points alone: the sub-box reaches "
@@ -55,23 +54,5 @@ def margin(region: Region, *, power: float, smooth: float, floor: float) -> Arra
     Returns:
         float32 [d, h, w] on the region's grid, > 0 where the clicks are nearer.
     """
-    cost = edges(region.image, smooth=smooth, inside=region.inside) ** power + floor
-    inner = distance(cost, region.seeds, spacing_mm=region.spacing_mm)
-    outer = distance(cost, region.outside, spacing_mm=region.spacing_mm)
-    tiny = 1e-3 * float(np.median(cost)) * min(region.spacing_mm)
-    return np.asarray(np.log((outer + tiny) / (inner + tiny)) + LEAN, dtype=np.float32)
-
-
-def edges(image: Array, *, smooth: float, inside: Array) -> Array:
-    """Gradient magnitude per voxel (not per mm: a slice's thickness blurs its edge), in units of its median inside."""
-    blurred = ndimage.gaussian_filter(image, smooth) if smooth > 0 else image
-    strength = np.sqrt(sum(ndimage.sobel(blurred, axis) ** 2 for axis in range(3)))
-    usual = float(np.median(strength[inside])) or float(strength.mean()) or 1.0
-    return np.asarray(strength / usual)
-
-
-def distance(cost: Array, seeds: Array, *, spacing_mm: tuple[float, float, float]) -> Array:
-    """Cost of the cheapest path from any seed to each voxel, 26 neighbours. float64 [d, h, w]."""
-    starts = np.argwhere(seeds & ~ndimage.binary_erosion(seeds, border_value=1))
-    found, _ = MCP_Geometric(cost, sampling=spacing_mm).find_costs(starts)
-    return np.where(seeds, 0.0, found)
+    cost = fields.edge_cost(region.image, region.inside, smooth=smooth, power=power, floor=floor)
+    return fields.nearer(cost, region.seeds, region.outside, spacing_mm=region.spacing_mm) + np.float32(LEAN)

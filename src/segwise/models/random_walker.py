@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import functools
-import warnings
-
-import numpy as np
-from scipy import ndimage
-from skimage.segmentation import random_walker
 
 from segwise.card import ModelCard
 from segwise.geometry import Array
+from segwise.lifts import fields
 from segwise.lifts.region import Region, RegionSegmenter
 
 CARD = ModelCard(
@@ -19,7 +15,7 @@ CARD = ModelCard(
     family="floor",
     takes=("box", "points"),
     paper="Grady 2006, doi:10.1109/TPAMI.2006.233 (scikit-image)",
-    memory="at most 200,000 voxels are solved: a larger sub-box is solved on a coarser grid and its margin interpolated",
+    memory="at most 200,000 voxels are solved: a larger sub-box is solved on a coarser grid, its margin interpolated",
     input=(
         "first channel, clipped to the 0.5-99.5 percentiles; the sub-box of the prompt with a shell of 3 voxels. "
         "A box alone: seeds are its core, an ellipsoid of 0.35 of its half axes. Points alone: the sub-box reaches "
@@ -28,7 +24,6 @@ CARD = ModelCard(
     seconds_hint=4.0,
 )
 
-SMOOTH = 0.5  # voxels, before the walk: noise is no edge
 SCALE = 300.0  # scikit-image's beta depends on the image's unit: as if its percentiles lay 300 apart
 
 
@@ -43,21 +38,4 @@ def load(*, beta: float = 130.0) -> RegionSegmenter:
 
 def margin(region: Region, *, beta: float) -> Array:
     """Log odds of meeting the clicks first. float32 [d, h, w], > 0 is target."""
-    near = ndimage.binary_dilation(region.seeds, np.ones((3, 3, 3))) & region.inside
-    labels = np.where(region.outside, 2, np.where(near, 1, 0))
-    spacing = np.array(region.spacing_mm)
-    if not region.seeds.any() or not region.outside.any() or (labels > 0).all():
-        return np.where(labels == 1, 1.0, -1.0).astype(np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # seeds that share a plateau, and the advice to install pyamg
-        chance = random_walker(
-            ndimage.gaussian_filter(region.image, SMOOTH) * SCALE,
-            labels,
-            beta=beta,
-            mode="cg_j",
-            tol=1e-3,
-            return_full_prob=True,
-            spacing=spacing / spacing.min(),
-        )
-    inner, outer = np.clip(chance[0], 1e-6, 1.0), np.clip(chance[1], 1e-6, 1.0)
-    return np.asarray(np.log(inner / outer), dtype=np.float32)
+    return fields.walk(region.image, region.seeds, region.outside, beta=beta, scale=SCALE, spacing_mm=region.spacing_mm)

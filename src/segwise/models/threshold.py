@@ -1,4 +1,4 @@
-"""As bright as where the user clicked: median of small patches at the points, plus and minus some standard deviations."""
+"""As bright as where the user clicked: the median of small patches, give or take some deviations."""
 
 from __future__ import annotations
 
