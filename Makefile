@@ -21,7 +21,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/surface.py
+	$(BIN)/python benchmarks/floor.py ../shared/data
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

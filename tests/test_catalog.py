@@ -37,7 +37,7 @@ def test_every_model_says_what_it_takes_and_whose_weights_it_has():
         ("geodesik", 'did you mean "geodesic"'),
         ("litemedsam(lift=propagete)", r"lift is 'propagete', expected lift: slices\|propagate"),
         ("litemedsam(lifts=slices)", 'no argument "lifts"; did you mean "lift"'),
-        ("meshnet(variant=7)", "variant is 7"),
+        ("meshnet(variant=7)", "variant is '7', expected variant: subcortical"),
     ],
 )
 def test_a_wrong_spec_says_what_came_and_what_was_expected(spec, message):
