@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,11 @@ from segwise.assemble import Metric
 from segwise.case import Case
 from segwise.errors import RunError
 from segwise.evaluate import crops, inventory, references
+from segwise.evaluate.ledger import Ledger
 from segwise.evaluate.masks import Masks
 from segwise.geometry import Array, Volume
 from segwise.pair import Pair
+from segwise.prompt import Prompt
 from segwise.records.run import Run
 from segwise.records.types import Record, Score
 
@@ -51,6 +54,7 @@ def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, pr
         raise RunError(f"{run.path} holds no record; run the comparison first")
     known = {(s.task, s.target, s.round, s.measure, s.metric): (s.reference, s.mask) for s in run.scores()}
     asked = tuple(about["plan"]["targets"])
+    marks = {entry["hash"]: entry["marks"] for entry in Ledger(run.ledger).entries() if entry["marks"] is not None}
     written = 0
     for done, (place, records) in enumerate(by_case.items()):
         if progress:
@@ -64,7 +68,7 @@ def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, pr
         run.add(derived)
         fresh = {record.key for record in derived}
         current = [record for record in records if record.key not in fresh] + derived
-        written += _Scoring(run, cases[place], current, chosen, known).all()
+        written += _Scoring(run, cases[place], current, chosen, known, marks).all()
     if progress:
         progress(len(by_case), len(by_case), "scored")
     return written
@@ -144,6 +148,7 @@ class _Scoring:
     records: list[Record]
     metrics: list[Metric]
     known: dict[tuple[str, str, int, str, str], tuple[str, str]]
+    marks: Mapping[str, list[dict[str, Any]]]
     _volume: list[Volume] = field(default_factory=list)
 
     def all(self) -> int:
@@ -197,9 +202,11 @@ class _Scoring:
                 f"case {self.case.id}: its reference is {reference.shape}, its predictions are {prediction.shape}: the "
                 "data changed since the run; run it again in a new folder"
             )
+        marks = self.marks.get(record.prompt)
+        prompt = None if marks is None else Prompt.from_json(marks)
         if ignored is not None:
-            return Pair(reference & ~ignored, prediction & ~ignored, grid)
-        return Pair(reference, prediction, grid)
+            return Pair(reference & ~ignored, prediction & ~ignored, grid, prompt)
+        return Pair(reference, prediction, grid, prompt)
 
     def _scores(
         self, metric: Metric, values: dict[str, float], record: Record, number: int, digest: str
