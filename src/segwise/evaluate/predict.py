@@ -4,7 +4,8 @@
                                          ledger: next  ↺ until content
 
 Seconds are taken after a warm-up: before its first task with a model, a worker asks that model once about a crop of at
-most 3×32×32 voxels, with a store of its own, and forgets the answer.
+most 3×32×32 voxels, with a store of its own, and forgets the answer. A model whose card says that a task takes more
+than 5 s is not warmed up: starting up is little beside that, and one that conforms every volume would run twice.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from segwise.spec import seed_of
 from segwise.store import FeatureStore
 
 WARM_SHAPE = (3, 32, 32)
+WARM_BELOW_S = 5.0
 LONG_S = 60.0  # a first call of a task this long costs little more than a second one
 
 
@@ -294,6 +296,8 @@ class _Play:
         """Ask the model once about a tiny crop; what was done, in words."""
         if self.built.info.card.seconds_hint >= LONG_S:
             return f"none: a task takes about {self.built.info.card.seconds_hint:g} s whatever the size of the crop"
+        if self.built.info.card.seconds_hint > WARM_BELOW_S:
+            return f"none: a task takes about {self.built.info.card.seconds_hint:g} s"
         target = next((t for t in self.targets.values() if t.mask.any()), None)
         if target is None:
             return "none: no target in the first case"
