@@ -4,7 +4,7 @@
                                          ledger: next  ↺ until content
 
 Seconds are taken after a warm-up: before its first task with a model, a worker asks that model once about a crop of at
-most 3×32×32 voxels, with a store of its own, and forgets the answer. A model whose card says that a task takes more
+most 3×32×32 voxels, with a store of its own, and forgets the answer. A 3D model whose card says that a task takes more
 than 5 s is not warmed up: starting up is little beside that, and one that conforms every volume would run twice.
 """
 
@@ -296,8 +296,9 @@ class _Play:
         """Ask the model once about a tiny crop; what was done, in words."""
         if self.built.info.card.seconds_hint >= LONG_S:
             return f"none: a task takes about {self.built.info.card.seconds_hint:g} s whatever the size of the crop"
-        if self.built.info.card.seconds_hint > WARM_BELOW_S:
-            return f"none: a task takes about {self.built.info.card.seconds_hint:g} s"
+        card = self.built.info.card
+        if card.dims == 3 and card.seconds_hint > WARM_BELOW_S:
+            return f"none: a task takes about {card.seconds_hint:g} s"
         target = next((t for t in self.targets.values() if t.mask.any()), None)
         if target is None:
             return "none: no target in the first case"
