@@ -29,7 +29,7 @@ CARD = ModelCard(
     ),
     deviations=(
         "one cost for both sides, from edges; the paper takes differences of a class posterior",
-        "its few global numbers were chosen on 32 targets of 11 subjects (plan floor): scores on those are in favour of it",
+        "a few global numbers were chosen on the 32 targets of plans/floor.toml: scores there favour it",
     ),
     seconds_hint=2.0,
 )

@@ -21,9 +21,7 @@ CARD = ModelCard(
         "A box alone: seeds are its core, an ellipsoid of 0.35 of its half axes. Points alone: the sub-box reaches "
         "30 mm around them, then 60 and 120 mm, then the whole volume, until the answer no longer touches its rim"
     ),
-    deviations=(
-        "its few global numbers were chosen on 32 targets of 11 subjects (plan floor): scores on those are in favour of it",
-    ),
+    deviations=("a few global numbers were chosen on the 32 targets of plans/floor.toml: scores there favour it",),
     seconds_hint=4.0,
 )
 
