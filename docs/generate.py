@@ -1,7 +1,7 @@
 """Writes docs/reference/*.md and the tables of README.md from the catalogue and the command line's own help.
 
-    python docs/generate.py            write
-    python docs/generate.py --check    exit 1 if anything would change (a test runs this)
+python docs/generate.py            write
+python docs/generate.py --check    exit 1 if anything would change (a test runs this)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TITLES = {
     "wrappers": "Wrappers",
 }
 LEAD = {
-    "models": "What runs. `segwise show models NAME` prints the same. Arguments go in brackets: `litemedsam(lift=propagate)`.",
+    "models": "What runs; `segwise show models NAME` prints it. Arguments go in brackets: `litemedsam(lift=propagate)`.",
     "prompters": "Who says what is to be segmented. Prompters compose: `box3d+name`.",
     "metrics": "What is measured, with the rule for empty masks.",
     "datasets": "Folders that are recognised; `--layout NAME` overrides.",
@@ -108,7 +108,8 @@ def commands() -> str:
             rows.append(f"| `{label}` | {getattr(parameter, 'help', None) or ''} |")
         table = "\n".join(["| | |", "|---|---|", *rows])
         blocks.append(f"## segwise {name}\n\n{(command.help or '').strip()}\n\n{table}\n")
-    return "# Command line\n\nExit codes: 0 done, 1 internal error, 2 bad input with one message, 130 stopped.\n\n" + "\n".join(blocks)
+    lead = "Exit codes: 0 done, 1 internal error, 2 bad input with one message, 130 stopped."
+    return f"# Command line\n\n{lead}\n\n" + "\n".join(blocks)
 
 
 def leaves(command: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
