@@ -25,7 +25,7 @@ TITLES = {
     "wrappers": "Wrappers",
 }
 LEAD = {
-    "models": "What runs; `segwise show models NAME` prints it. Arguments go in brackets: `litemedsam(lift=propagate)`.",
+    "models": "What runs; as `segwise show models NAME`. Arguments go in brackets: `litemedsam(lift=propagate)`.",
     "prompters": "Who says what is to be segmented. Prompters compose: `box3d+name`.",
     "metrics": "What is measured, with the rule for empty masks.",
     "datasets": "Folders that are recognised; `--layout NAME` overrides.",
