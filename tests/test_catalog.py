@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
+import members
 from segwise import catalog
 from segwise.errors import CatalogError, SpecError
-from segwise.spec import parse
+from segwise.spec import Spec, parse
 
 
 @pytest.mark.parametrize("kind", [k for k in catalog.KINDS if k != "plans"])
@@ -44,6 +45,22 @@ def test_a_wrong_spec_says_what_came_and_what_was_expected(spec, message):
     parsed = parse(spec)
     with pytest.raises((CatalogError, SpecError), match=message):
         catalog.member("models", parsed.name).arguments(parsed)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 10**400])
+def test_a_number_from_code_is_finite_too(value):
+    with pytest.raises(SpecError, match=r"tolerance_mm is .*, expected a finite number: tolerance_mm: float"):
+        catalog.member("metrics", "surface").arguments(Spec("surface", {"tolerance_mm": value}))
+
+
+def test_a_member_whose_default_is_not_finite_is_refused(tmp_path):
+    source = members.STATEFUL.replace("width: float = 20.0", "width: float = 1e999")
+    message = r"endless\.py: width is inf by default, expected a finite number, or None"
+    with (
+        members.installed(tmp_path, {"models/endless.py": source}, package="endless"),
+        pytest.raises(CatalogError, match=message),
+    ):
+        catalog.card("models", "endless")
 
 
 def test_an_unknown_kind_is_named():

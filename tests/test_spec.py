@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from segwise.errors import SpecError
+from segwise.records.types import Record, to_line
 from segwise.spec import Spec, parse, seed_of
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)
@@ -43,6 +46,34 @@ def test_values_get_their_types():
 def test_what_is_not_a_spec_is_refused_with_the_text(text):
     with pytest.raises(SpecError, match=r"expected|given twice|is not"):
         parse(text)
+
+
+@pytest.mark.parametrize("word", ["inf", "-inf", "nan", "NaN", "Infinity", "1e999", "9" * 5000])
+def test_numbers_are_finite(word):
+    with pytest.raises(SpecError, match=r"width is .*, expected a finite number"):
+        parse(f"m(width={word})")
+    assert parse(f'm(width="{word}")').args["width"] == word
+
+
+def test_text_is_utf8():
+    with pytest.raises(SpecError, match=r"where is .*, expected text in UTF-8"):
+        parse("m(where=/a/\udcff)")
+    with pytest.raises(SpecError, match=r"where is .*, expected text in UTF-8"):
+        parse('m(where="\udcff")')
+
+
+@given(WORDS)
+def test_what_is_parsed_can_be_recorded(word):
+    for text in (f"m(a={word})", str(Spec("m", {"a": word}))):
+        try:
+            args = dict(parse(text).args)
+        except SpecError:
+            continue
+        record = Record(
+            task="t", target="liver", round=0, status="done", model=text, prompter="", dataset="", case="", subject="",
+            seed=0, given=args, resolved=args,
+        )  # fmt: skip
+        assert json.loads(to_line(record).encode())["given"] == args
 
 
 def test_seeds_are_stable_and_differ():

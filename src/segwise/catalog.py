@@ -12,6 +12,7 @@ import difflib
 import functools
 import importlib
 import importlib.util
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -21,7 +22,7 @@ from typing import Any
 
 from segwise import card as cards
 from segwise.errors import CatalogError, SpecError
-from segwise.spec import Spec, Value
+from segwise.spec import Spec, Value, fault
 
 ENTRY = {  # the function whose keyword-only arguments a spec sets
     "models": "load",
@@ -218,6 +219,8 @@ def _parameters(function: ast.FunctionDef, tree: ast.Module, path: Path) -> dict
         value = _REQUIRED if default is None else _literal(default, path)
         types, choices = _annotation(arg.annotation)
         required = value is _REQUIRED
+        if not required and (wrong := fault(value)):
+            raise CatalogError(f"{path.name}: {arg.arg} is {value} by default, {wrong}, or None for no limit")
         found[arg.arg] = Parameter(arg.arg, types, choices, None if required else value, required)
     return found
 
@@ -249,13 +252,22 @@ def _value(spec: Spec, parameter: Parameter) -> Value:
         and "float" in parameter.types
         and "int" not in parameter.types
     ):
-        value = float(value)
+        value = _as_float(value)
     if isinstance(value, int | float) and not isinstance(value, bool) and parameter.types == ("str",):
         value = str(value)
+    if wrong := fault(value):
+        raise SpecError(f"{parameter.name} is {value!r}, {wrong}: {parameter}")
     kind = "None" if value is None else type(value).__name__
     if kind not in parameter.types or (parameter.choices and value not in parameter.choices and value is not None):
         raise SpecError(f"{spec}: {parameter.name} is {value!r}, expected {parameter}")
     return value
+
+
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _near(name: str, known: Any) -> str:

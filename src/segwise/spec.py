@@ -7,6 +7,7 @@ and `false` in lower case), strings bare where they are one word and quoted othe
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,7 +61,8 @@ def parse(text: str) -> Spec:
     """A spec from its written form.
 
     Raises:
-        SpecError: the text is not `name(arg=value, ...)+name(...)`; the message points at the place.
+        SpecError: the text is not `name(arg=value, ...)+name(...)`, or a value in it is no finite number and no UTF-8
+            text; the message points at the place.
     """
     parts = [_one(part, text) for part in _split(text)]
     return Spec(parts[0].name, parts[0].args, tuple(parts[1:]))
@@ -70,6 +72,15 @@ def seed_of(*words: object) -> int:
     """A stable seed in [0, 2**63) from any printable values; equal on every machine and in every process."""
     digest = hashlib.blake2b("\x1f".join(map(str, words)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def fault(value: Value) -> str:
+    """What keeps a value out of a record, "" if nothing: JSON has no inf and no nan, UTF-8 no half characters."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "expected a finite number"
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        return "expected text in UTF-8"
+    return ""
 
 
 def _split(text: str) -> list[str]:
@@ -114,7 +125,10 @@ def _arguments(inner: str, text: str) -> dict[str, Value]:
             raise SpecError(f'"{text}": {match.group(1)} is given twice')
         double, single, bare = token.groups()
         quoted = double if double is not None else single
-        args[match.group(1)] = _read(bare.strip()) if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+        value = _read(bare.strip()) if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+        if wrong := fault(value):
+            raise SpecError(f"{text!r}: {match.group(1)} is {token.group().strip()!r}, {wrong}")
+        args[match.group(1)] = value
         place = token.end()
     return args
 
