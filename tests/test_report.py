@@ -323,6 +323,21 @@ def test_a_damaged_crop_leaves_the_words(tmp_path: Path) -> None:
     assert "data:image/png" not in build(run).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("n_tasks", "words"), [(5, "not finished: 4 of 5 tasks done"), (4, ""), (None, "")])
+def test_a_run_cut_short_says_so_near_the_top(n_tasks: int | None, words: str) -> None:
+    planted = join(
+        outcome(case="a"),
+        outcome(case="b"),
+        outcome(case="c", dsc=(None,), status="failed", reason="broke"),
+        outcome("special", case="a"),
+        outcome("special", case="x", target="", dsc=(None,), status="skipped", reason="x cannot be read: torn"),
+    )
+    text = said(planted, meta={"n_tasks": n_tasks})
+    assert "x cannot be read: torn" in text
+    assert ("not finished" in text) == bool(words)
+    assert words in text.split("Ranking")[0]
+
+
 def test_a_run_without_a_finished_task_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no finished task"):
         build(_folder(tmp_path / "run", [], []))

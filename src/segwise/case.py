@@ -75,6 +75,7 @@ class Case:
         notes: what a report should say beside this case.
         ignore: value of voxels that must not be scored, or None.
         derived: what can be made of `structures` but is not listed: the unions of left and right.
+        broken: why it cannot be listed, "" if it can; such a case has no structures, and reading it raises the reason.
     """
 
     id: str
@@ -91,6 +92,7 @@ class Case:
     notes: tuple[str, ...] = ()
     ignore: int | None = None
     derived: tuple[Structure, ...] = ()
+    broken: str = ""
 
     def volume(self) -> Volume:
         """The image. [C, D, H, W] on the file's own axes, slowest first."""

@@ -226,6 +226,7 @@ def broken(*, root: Path, layout: str, id: str, reason: str) -> Case:
         load=unread.volume,
         load_masks=unread.masks,
         notes=(reason,),
+        broken=reason,
     )
 
 

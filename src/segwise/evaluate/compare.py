@@ -39,7 +39,7 @@ class Preview:
         plan: as given.
         sources: the data sets.
         tasks: what would run.
-        skipped: a record for each target that is left out.
+        skipped: a record for each target that is left out, and for each case that cannot be read.
         left_out: reason -> how often.
     """
 
@@ -129,7 +129,7 @@ def run(
         records = store.records()
         todo = _pending(found, records)
         _check_models(todo)
-        store.describe(_about(found, store, command))
+        store.describe(_about(found, store, command, records))
         known = {record.key: record for record in records}
         store.add([r for r in found.skipped if r.key not in known or known[r.key].reason != r.reason])
         tick = progress or _silent
@@ -287,8 +287,11 @@ def _failures(task: Task, failure: engine.Failure) -> Iterator[Record]:
         yield record_of(task, target, 0, "failed", given=dict(info.given), resolved=dict(info.resolved), **facts)
 
 
-def _about(found: Preview, store: Run, command: Sequence[str]) -> dict[str, Any]:
-    """What run.json says: the plan, all plans so far, where the data are, the command and the versions."""
+def _about(found: Preview, store: Run, command: Sequence[str], records: Sequence[Record]) -> dict[str, Any]:
+    """What run.json says: the plan, all plans so far, where the data are, the command and the versions.
+
+    `n_tasks` counts those of the plan and those of earlier plans that were tried: what a finished run holds.
+    """
     old = store.about() if (store.path / "run.json").exists() else {}
     plan = dataclasses.asdict(found.plan)
     sources = [{"root": str(source.root), "layout": source.layout} for source in found.sources]
@@ -301,4 +304,5 @@ def _about(found: Preview, store: Run, command: Sequence[str]) -> dict[str, Any]
         "versions": cost.versions(),
         "git": cost.git_revision(),
         "left_out": dict(found.left_out),
+        "n_tasks": len({task.id for task in found.tasks} | {record.task for record in records if record.tried}),
     }

@@ -43,8 +43,8 @@ class Expansion:
 
     Attributes:
         tasks: ordered by model, then case, so that weights and features are shared.
-        skipped: a record for each target that a pair leaves out.
-        left_out: reason -> how many targets (or pairs, where no target was reached).
+        skipped: a record for each target that a pair leaves out; one without target for a case that cannot be read.
+        left_out: reason -> how many targets (or pairs, where no target was reached); 1 for a case that cannot be read.
     """
 
     tasks: tuple[Task, ...]
@@ -83,7 +83,9 @@ def expand(plan: Plan, sources: Sequence[Source]) -> Expansion:
     for arm in arms:
         for source in sources:
             for case in source.cases:
-                if names := wanted.get((source.root, case.id)):
+                if case.broken and (source.root, case.id) in wanted:
+                    _unread(found, arm, source, case)
+                elif names := wanted.get((source.root, case.id)):
                     _meet(found, arm, source, case, names, plan.seeds)
     _all_have_tasks(plan, arms, found)
     order = list(dict.fromkeys(assemble.base_name(arm.info.spec) for arm in arms))
@@ -159,9 +161,8 @@ def _wanted(plan: Plan, sources: Sequence[Source]) -> dict[tuple[Path, str], tup
         own = _own(case)
         for_case = choices.get(case.id, ())
         if lacking := [name for name in for_case if not _match(case, name)]:
-            raise PlanError(
-                f"{plan.name}: cases: {case.id} has no {', '.join(lacking)}; it has {', '.join(own) or 'no structure'}"
-            )
+            there = case.broken or f"it has {', '.join(own) or 'no structure'}"
+            raise PlanError(f"{plan.name}: cases: {case.id} has no {', '.join(lacking)}; {there}")
         chosen = [name for word in for_case for name in _match(case, word)] if for_case else list(own)
         if plan.targets:
             by_word = {word: _match(case, word) for word in plan.targets}
@@ -201,25 +202,39 @@ def _meet(found: _Found, arm: _Arm, source: Source, case: Case, names: tuple[str
     """The tasks of a model and prompter on a case, and what they leave out."""
     asked, refused = _targets(arm, case, names)
     for seed in range(seeds if arm.draws else 1):
-        task = Task(
-            model=str(arm.info.spec),
-            prompter=arm.prompter,
-            dataset=case.dataset,
-            layout=source.layout,
-            root=str(source.root),
-            case=case.id,
-            subject=case.subject,
-            seed=seed,
-            targets=asked,
-        )
+        task = _task(arm, source, case, asked, seed)
         if asked:
             found.tasks.append(task)
         if seed == 0:
-            facts = {"modality": case.modality, "given": dict(arm.info.given), "resolved": dict(arm.info.resolved)}
-            found.skipped += [
-                record_of(task, name, 0, "skipped", reason=reason, **facts) for name, reason in refused.items()
-            ]
+            found.skipped += [_left(task, arm, case, name, reason) for name, reason in refused.items()]
             found.left_out.update(refused.values())
+
+
+def _unread(found: _Found, arm: _Arm, source: Source, case: Case) -> None:
+    """A case of which only its name is known: it has no task, and it is said why."""
+    reason = f"{case.id} cannot be read: {case.broken}"
+    found.skipped.append(_left(_task(arm, source, case, (), 0), arm, case, "", reason))
+    found.left_out[reason] = 1
+
+
+def _task(arm: _Arm, source: Source, case: Case, targets: tuple[str, ...], seed: int) -> Task:
+    return Task(
+        model=str(arm.info.spec),
+        prompter=arm.prompter,
+        dataset=case.dataset,
+        layout=source.layout,
+        root=str(source.root),
+        case=case.id,
+        subject=case.subject,
+        seed=seed,
+        targets=targets,
+    )
+
+
+def _left(task: Task, arm: _Arm, case: Case, target: str, reason: str) -> Record:
+    """The record of what is left out."""
+    facts = {"modality": case.modality, "given": dict(arm.info.given), "resolved": dict(arm.info.resolved)}
+    return record_of(task, target, 0, "skipped", reason=reason, **facts)
 
 
 def _targets(arm: _Arm, case: Case, names: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:

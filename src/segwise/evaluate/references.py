@@ -13,6 +13,7 @@ import numpy as np
 
 from segwise import anatomy
 from segwise.case import Case, Structure, Target
+from segwise.errors import DatasetError
 from segwise.evaluate.masks import box_of
 from segwise.geometry import Array, Grid
 
@@ -37,7 +38,7 @@ def masks(case: Case, names: Sequence[str]) -> dict[str, Array]:
     """Reference masks by name, bool [D, H, W]; a union is the OR of its sides unless the case has it itself.
 
     Raises:
-        KeyError: a name that this case does not have.
+        DatasetError: a name that this case does not have, or it cannot be read (any more).
     """
     both = unions(case)
     needed: dict[str, Structure] = {}
@@ -45,7 +46,7 @@ def masks(case: Case, names: Sequence[str]) -> dict[str, Array]:
         for one in (name,) if case.structure(name) else both.get(name, (name,)):
             structure = case.structure(one)
             if structure is None:
-                raise KeyError(f"case {case.id} has no {one}")
+                raise DatasetError(f"case {case.id} has no {one}{case.broken and f': {case.broken}'}")
             needed[one] = structure
     loaded = dict(zip(needed, case.load_masks(tuple(needed.values())), strict=True))
     return {

@@ -187,7 +187,8 @@ class Run:
     def records(self) -> list[Record]:
         """The last record of each (task, target, round), in the order they first came.
 
-        When a target was tried again, rounds of the earlier attempt that the later one did not reach are gone.
+        When a target was tried again, rounds of the earlier attempt that the later one did not reach are gone. So is
+        what says that the case cannot be read, once a target of it was tried.
         """
         latest: dict[tuple[str, str, int], Record] = {}
         shared: dict[str, dict[str, Any]] = {}
@@ -195,6 +196,8 @@ class Run:
             record = Record(**{**item, "provenance": self._whole(item["provenance"], shared)})
             if record.round == 0:
                 _forget_rounds(latest, record)
+            if record.target:
+                latest.pop((record.task, "", 0), None)
             latest[record.key] = record
         return list(latest.values())
 

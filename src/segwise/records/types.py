@@ -88,7 +88,7 @@ class Record:
     """What happened to one target of a task in one round.
 
     Attributes:
-        task: id of the task; with `target` and `round` it is the key.
+        task: id of the task; with `target` ("" for a whole case that cannot be read) and `round` it is the key.
         status: "done", "failed" (see `reason`, `traceback`) or "skipped" (see `reason`).
         prompt: digest of the prompt in the ledger, "" if none was made.
         mask: address of the stored mask, "" if none.
@@ -129,6 +129,11 @@ class Record:
     def key(self) -> tuple[str, str, int]:
         """(task, target, round)."""
         return self.task, self.target, self.round
+
+    @property
+    def tried(self) -> bool:
+        """Its task ran: it is not what the plan left out before."""
+        return self.status != "skipped" or "reference" in self.provenance
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,9 +65,11 @@ def page(
     parts = _sections(gathered, ranked, place, plan=plan, crops=crops, meta=meta or {})
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, body in parts if body)
     body = "".join(section(anchor, title, content) for anchor, title, content in parts)
+    cut = words.unfinished(records, (meta or {}).get("n_tasks"))
     name = plan.name if plan and plan.name else "comparison"
     return (
-        f"{_head(name)}<body>{_answer(gathered, ranked, plan, name)}<nav aria-label='Sections'><div>{links}</div></nav>"
+        f"{_head(name)}<body>{_answer(gathered, ranked, plan, name, cut)}"
+        f"<nav aria-label='Sections'><div>{links}</div></nav>"
         f"<main>{body}</main>{_footer()}<script>{_file('sort.js')}</script></body></html>\n"
     )
 
@@ -151,7 +153,7 @@ def _cost(gathered: Gathered, first: Ranked | None, place: dict[str, int]) -> st
     return breakdown.cost(gathered, first) + (details("Arms outside this comparison", more) if more else "")
 
 
-def _answer(gathered: Gathered, ranked: Sequence[Ranked], plan: Plan | None, name: str) -> str:
+def _answer(gathered: Gathered, ranked: Sequence[Ranked], plan: Plan | None, name: str, cut: str) -> str:
     if ranked:
         head, text = words.verdict(ranked[0].panel, ranked[0].result, gathered.primary)
         decided = len(ranked[0].result.top) == 1 and len(ranked[0].panel.arms) > 1
@@ -168,7 +170,7 @@ def _answer(gathered: Gathered, ranked: Sequence[Ranked], plan: Plan | None, nam
     return (
         f"<header><h1>Segwise report · {e(name)} · {about.sizes(gathered)}</h1>{question}"
         f'<div class="{kind}"><p class="head">{head}</p>{"".join(f"<p>{p}</p>" for p in paragraphs if p)}{scope}</div>'
-        f"{''.join(note(text, kind='warn') for text in _warnings(gathered))}</header>"
+        f"{''.join(note(text, kind='warn') for text in [cut, *_warnings(gathered)] if text)}</header>"
     )
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from segwise.records.types import Record
 from segwise.report.gather import Arm, Gathered, Outcome, Panel
 from segwise.report.markup import count, e, interval, listing, number, signed
 from segwise.report.statistics import Comparison
@@ -136,6 +137,17 @@ def nothing_to_rank(gathered: Gathered) -> tuple[str, str]:
         "": "No arm has scores for half of what it was asked.",
     }[every]
     return "Nothing to rank", f"{start} Of {count(n, 'outcome')}: {listing(parts)}. The reasons stand below."
+
+
+def unfinished(records: Iterable[Record], n_tasks: object) -> str:
+    """How much of what was asked is there, "" if all of it (or if the run does not say how much was asked)."""
+    n = len({record.task for record in records if record.tried})
+    if not isinstance(n_tasks, int) or n >= n_tasks:
+        return ""
+    return (
+        f"<b>The run is not finished: {n:,} of {count(n_tasks, 'task')} done.</b> All numbers below are of these "
+        "alone; repeat the command to go on."
+    )
 
 
 def reference_note(outcomes: Iterable[Outcome]) -> str:
