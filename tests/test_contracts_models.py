@@ -7,25 +7,40 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import dataset_trees as trees
 from segwise import anatomy, assemble, catalog
 from segwise.errors import NoSuchStructure, WeightsError
+from segwise.evaluate import compare, inventory, references
+from segwise.evaluate.ledger import Key, Ledger
+from segwise.evaluate.predict import Setup, Worker
 from segwise.geometry import Channel, Grid, Volume
 from segwise.prompt import Box, MaskMark, Points, Prompt, Stroke, Text
+from segwise.records.types import Record
 from segwise.segmenter import Ask, Prediction
 from segwise.session import Session
 from segwise.store import FeatureStore
 
 JOINT: dict[str, str] = {}  # model -> why its answers in one call may differ from single ones (joint text models)
+STAND_IN = {  # model -> where rule 3 is tested instead
+    "meshnet": "every run takes a minute: test_whole_volumes.py does the same with its frame, its lift and a tiny net"
+}
+USERS = ("box3d", "clicks(n=3)", "name", "scribble")
 LOGITS = 1e-4
 LONG_S = 10  # a model slower than this does not look at a second volume
 
 # Two bright blobs in noise; axes in an uncommon order, spacing that differs per axis, off the origin.
 SHAPE = (10, 20, 24)
 LOW = {"first": ((2, 4, 4), (8, 12, 12)), "second": ((3, 12, 14), (7, 18, 22))}
+
+
+MOVED = {"first": ((1, 9, 11), (6, 19, 22)), "second": ((5, 2, 2), (9, 9, 10))}  # another expert says so
 
 
 def _grid() -> Grid:
@@ -187,7 +202,64 @@ def check_unknown_names(name: str) -> None:
         _session(built).say({"hat rack": Prompt((Text("hat rack"),))})
 
 
-EVERY = (check_answers, check_a_b_a, check_undo, check_batched, check_prompt_order, check_unknown_names)
+def check_blind(name: str) -> None:
+    """Rule 3: with another reference, and the prompts that were recorded for the first one, no bit of a mask changes.
+
+    The whole of `predict` runs twice, error-driven rounds included; the second ledger holds the first one's prompts
+    under the other reference, and nothing is drawn anew.
+    """
+    if name in STAND_IN:
+        pytest.skip(STAND_IN[name])
+    info = _built(name).info
+    with tempfile.TemporaryDirectory() as folder:
+        data, one, other = (Path(folder) / part for part in ("data", "one", "other"))
+        _write(data, info, LOW)
+        first = _predicted(name, data, one)
+        _write(data, info, MOVED)
+        said = Ledger(one / "ledger").entries()
+        (case,) = inventory.find(data)[1]
+        digests = {
+            name: references.digest_of(mask) for name, mask in references.masks(case, list(_prompts(info))).items()
+        }
+        for entry in said:
+            fields = {field: entry[field] for field in Key.__dataclass_fields__}
+            marks = entry["marks"]
+            prompt = None if marks is None else Prompt.from_json(marks)
+            Ledger(other / "ledger").prompt(
+                Key(**{**fields, "reference": digests[entry["target"]]}), lambda p=prompt: p
+            )
+        second = _predicted(name, data, other)
+        assert sorted(e["hash"] for e in Ledger(other / "ledger").entries()) == sorted(e["hash"] for e in said)
+    assert [_told(record) for record in first] == [_told(record) for record in second]
+    assert any(record.status == "done" for record in first)
+    assert all(a.provenance["reference"] != b.provenance["reference"] for a, b in zip(first, second, strict=True))
+
+
+def _told(record: Record) -> tuple[object, ...]:
+    return record.key, record.status, record.reason, record.mask, record.prompt, record.quality, record.presence
+
+
+def _predicted(name: str, data: Path, out: Path) -> list[Record]:
+    """What a fresh worker records with every simulated user that the model can take."""
+    takes = set(assemble.model_info(name).card.takes)
+    users = [user for user in USERS if assemble.prompter_info(user).gives <= takes]
+    work = Worker(Setup(out))
+    return [record for task in compare.preview(compare.plan_of([name], users), data).tasks for record in work(task)]
+
+
+def _write(root: Path, info: assemble.ModelInfo, boxes: dict[str, tuple[tuple[int, ...], ...]]) -> None:
+    """One case whose image is always the same; `boxes` is the reference."""
+    modality = info.card.modalities[0]
+    labels = np.zeros(SHAPE, dtype=np.uint8)
+    for value, (low, high) in enumerate(boxes.values(), start=1):
+        labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = value
+    trees.save(root / "case" / "image.nii.gz", _volume(modality).array[0])
+    trees.save(root / "case" / "labels.nii.gz", labels)
+    names = {str(value): name for value, name in enumerate(_prompts(info), start=1)}
+    (root / "case" / "case.json").write_text(json.dumps({"modality": modality, "label_map": names}))
+
+
+EVERY = (check_answers, check_a_b_a, check_undo, check_batched, check_prompt_order, check_unknown_names, check_blind)
 
 
 def _every_model() -> list[object]:
