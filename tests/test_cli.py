@@ -145,6 +145,17 @@ def test_segment_answers_json(segwise, dataset, tmp_path):
     assert json.loads(out)["voxels"]["target"] > 0
 
 
+def test_a_mask_never_replaces_its_own_scan(segwise, dataset, tmp_path):
+    scan_file = tmp_path / "scan.nii.gz"
+    scan_file.write_bytes((dataset / "case_0/image.nii.gz").read_bytes())
+    before = scan_file.read_bytes()
+    (tmp_path / "link.nii.gz").symlink_to(scan_file)
+    for out in (scan_file, tmp_path / "link.nii.gz"):
+        code, _, err = segwise("segment", scan_file, "-m", "box-fill", "--box", "2,3,3,7,9,8", "-o", out)
+        assert (code, scan_file.read_bytes()) == (2, before)
+        assert "is the scan itself" in err
+
+
 BAD = [
     (("compare", "{data}", "-m", "geodesik", "-p", "box3d", "-o", "{tmp}/r"), 'did you mean "geodesic"'),
     (("compare", "{data}", "-m", "box-fill", "-p", "box4d", "-o", "{tmp}/r"), 'did you mean "box3d"'),

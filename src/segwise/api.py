@@ -196,9 +196,9 @@ def segment(
     Raises:
         PromptError: a malformed prompt, one that the model does not take, or one outside the scan.
         NoSuchStructure: a text that the model does not know.
-        FileError: the scan cannot be read, or the mask not written.
+        FileError: the scan cannot be read, or the mask not written, or it would replace the scan.
     """
-    _must_be_writable(Path(out))
+    _must_be_writable(Path(out), Path(image))
     info = assemble.model_info(model)
     built = assemble.build(model)
     scan = io.read(image, modality=modality, **reading)
@@ -228,13 +228,15 @@ def segment(
     )
 
 
-def _must_be_writable(out: Path) -> None:
-    """Say before the work what would stop it after."""
+def _must_be_writable(out: Path, image: Path) -> None:
+    """Say before the work what would stop it after; a scan is never replaced by its own mask."""
     if not out.name.lower().endswith(ENDINGS):
         raise FileError(f"{out.name}: expected a name ending in {', '.join(ENDINGS)}")
     if not out.parent.is_dir():
         raise FileError(f"{out.parent} is not a folder; make it first, or give another place for the mask")
 
+    if out.exists() and image.exists() and out.samefile(image):
+        raise FileError(f"{out}: is the scan itself, which the mask would replace; give another name with -o")
 
 def numbers(text: str, n: int, what: str, form: str) -> tuple[float, ...]:
     """`n` finite numbers separated by commas.
