@@ -156,6 +156,14 @@ def test_a_mask_never_replaces_its_own_scan(segwise, dataset, tmp_path):
         assert "is the scan itself" in err
 
 
+def test_a_failed_export_writes_nothing(segwise, tmp_path):
+    kept = tmp_path / "kept.csv"
+    kept.write_text("mine")
+    assert segwise("export", tmp_path / "no_run")[:2] == (2, "")
+    assert segwise("export", tmp_path / "no_run", "-o", kept)[0] == 2
+    assert kept.read_text() == "mine"
+
+
 BAD = [
     (("compare", "{data}", "-m", "geodesik", "-p", "box3d", "-o", "{tmp}/r"), 'did you mean "geodesic"'),
     (("compare", "{data}", "-m", "box-fill", "-p", "box4d", "-o", "{tmp}/r"), 'did you mean "box3d"'),

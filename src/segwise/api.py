@@ -32,6 +32,7 @@ from segwise.evaluate.compare import plan_of as compare_plan
 from segwise.geometry import Array, Channel, Grid, Volume
 from segwise.io.writing import ENDINGS
 from segwise.prompt import Box, Mark, Points, Prompt, Text
+from segwise.records.run import Run
 from segwise.session import Session
 from segwise.store import FeatureStore
 
@@ -122,7 +123,6 @@ def report(path: Path | str) -> Path:
 
 def ranking(path: Path | str) -> list[dict[str, str]]:
     """The order of models and prompters as the report has it, one row an arm, for a terminal."""
-    from segwise.records.run import Run
     from segwise.report import rows
 
     store = Run.read(path)
@@ -138,6 +138,7 @@ def export(path: Path | str, *, format: str = "csv", out: Path | None = None) ->
     if format not in FORMATS or (format == "parquet" and out is None):
         wanted = "parquet needs -o FILE" if format == "parquet" else f"expected {', '.join(FORMATS)}"
         raise SpecError(f'--format "{format}": {wanted}')
+    Run.read(path)  # before anything is written
     rows = experiments.export_rows(path)
     try:
         if format == "parquet" and out is not None:
