@@ -164,6 +164,20 @@ def test_a_failed_export_writes_nothing(segwise, tmp_path):
     assert kept.read_text() == "mine"
 
 
+def test_a_measure_names_its_metric(segwise, dataset, tmp_path):
+    run = tmp_path / "r"
+    words = ("compare", dataset, "-m", "box-fill", "-p", "box3d", "-t", "liver", "-o", run)
+    code, _, err = segwise(*words, "--metric", "DSC", "--metric", "iou")
+    assert code == 0, err
+    rows = list(csv.DictReader(io.StringIO(segwise("export", run)[1])))
+    assert sorted(row["metric"] for row in rows if row["case"] == "case_0") == [
+        "DSC",
+        "IoU",
+        "precision",
+        "sensitivity",
+    ]
+
+
 BAD = [
     (("compare", "{data}", "-m", "geodesik", "-p", "box3d", "-o", "{tmp}/r"), 'did you mean "geodesic"'),
     (("compare", "{data}", "-m", "box-fill", "-p", "box4d", "-o", "{tmp}/r"), 'did you mean "box3d"'),

@@ -218,7 +218,7 @@ def on_plane(text: str | Spec, plane: Value) -> Spec:
 
 
 def metric_info(text: str | Spec) -> Spec:
-    """The spec of a metric with all its arguments, given and default.
+    """The spec of a metric with all its arguments, given and default; a measure ("DSC") stands for its metric.
 
     Raises:
         CatalogError: an unknown metric or argument, or a wrong value.
@@ -226,6 +226,7 @@ def metric_info(text: str | Spec) -> Spec:
     wanted = _spec(text)
     if wanted.plus:
         raise SpecError(f"{wanted}: metrics do not compose; give them one by one")
+    wanted = Spec(_metric_of(wanted.name), wanted.args)
     return Spec(wanted.name, catalog.member("metrics", wanted.name).arguments(wanted))
 
 
@@ -233,6 +234,16 @@ def metric(text: str | Spec) -> Metric:
     """A metric, e.g. "surface(tolerance_mm=1)". Errors as `metric_info`."""
     wanted = metric_info(text)
     return Metric(wanted, catalog.card("metrics", wanted), catalog.member("metrics", wanted.name).load(), wanted.args)
+
+
+def _metric_of(name: str) -> str:
+    """The metric that gives a measure, e.g. "overlap" for "DSC"; other names as they are."""
+    known = catalog.names("metrics")
+    if name not in known:
+        for metric_name in known:
+            if name.lower() in map(str.lower, catalog.card("metrics", metric_name).measures):
+                return metric_name
+    return name
 
 
 def base_name(text: str | Spec) -> str:

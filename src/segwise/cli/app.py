@@ -159,7 +159,9 @@ def compare(
     ] = None,
     target: Annotated[list[str] | None, typer.Option("-t", "--target", help="Only this structure; repeat.")] = None,
     case: Annotated[list[str] | None, typer.Option("-c", "--case", help="Only this case; repeat.")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="Spec of a metric; repeat. Default: all.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metric, or a measure like DSC; repeat. Default: all.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Draws of prompters that draw.")] = 1,
     layout: Layout = None,
     workers: Workers = 1,
@@ -197,7 +199,9 @@ def run(
 @app.command()
 def score(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    metric: Annotated[list[str] | None, typer.Option(help="Spec of a metric; repeat. Default: the plan's.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metric, or a measure like DSC; repeat. Default: the plan's.")
+    ] = None,
 ) -> None:
     """Score the stored masks of a run (again); needs neither models nor torch."""
     from segwise import api

@@ -36,7 +36,7 @@ def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, pr
 
     Args:
         run: opened for writing.
-        metrics: specs; () is those of the run's plan.
+        metrics: specs, or names of measures; () is those of the run's plan.
         data: where the data set lies now, if it has moved.
         progress: called with (done, total, what).
 
@@ -45,7 +45,8 @@ def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, pr
         CatalogError: an unknown metric.
     """
     about = run.about()
-    chosen = [assemble.metric(text) for text in metrics or about["plan"]["metrics"]]
+    wanted = [assemble.metric_info(text) for text in metrics or about["plan"]["metrics"]]
+    chosen = [assemble.metric(spec) for spec in {str(spec): spec for spec in wanted}.values()]
     cases = _cases(about, data)
     by_case: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in run.records():
