@@ -178,6 +178,14 @@ def test_a_measure_names_its_metric(segwise, dataset, tmp_path):
     ]
 
 
+def test_a_dry_run_needs_no_folder_but_a_run_does(segwise, dataset):
+    words = ("compare", dataset, "-m", "box-fill", "-p", "box3d")
+    code, out, err = segwise(*words, "--dry-run")
+    assert (code, " tasks over 2 cases" in out) == (0, True), (out, err)
+    code, _, err = segwise(*words)
+    assert (code, "-o RUN" in err) == (2, True)
+
+
 BAD = [
     (("compare", "{data}", "-m", "geodesik", "-p", "box3d", "-o", "{tmp}/r"), 'did you mean "geodesic"'),
     (("compare", "{data}", "-m", "box-fill", "-p", "box4d", "-o", "{tmp}/r"), 'did you mean "box3d"'),

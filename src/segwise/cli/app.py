@@ -14,7 +14,7 @@ import typer
 
 from segwise import __version__
 from segwise.cli import show as screen
-from segwise.errors import SegwiseError
+from segwise.errors import SegwiseError, SpecError
 
 if TYPE_CHECKING:
     from segwise.records.types import Plan
@@ -34,6 +34,7 @@ app.add_typer(weights_app, name="weights")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
+RunOut = Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run; not needed with --dry-run.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that run tasks; each loads its own model.")]
 
 
@@ -151,7 +152,6 @@ def segment(
 @app.command()
 def compare(
     data: Annotated[Path, typer.Argument(help="Folder of a data set.")],
-    out: Out,
     model: Annotated[list[str], typer.Option("-m", "--model", help="Spec of a model; repeat for several.")],
     prompter: Annotated[
         list[str] | None,
@@ -163,6 +163,7 @@ def compare(
         list[str] | None, typer.Option(help="Metric, or a measure like DSC; repeat. Default: all.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Draws of prompters that draw.")] = 1,
+    out: RunOut = None,
     layout: Layout = None,
     workers: Workers = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many tasks and what is left out.")] = False,
@@ -184,8 +185,8 @@ def compare(
 @app.command()
 def run(
     plan: Annotated[str, typer.Argument(help="Name of a shipped plan (segwise list plans) or path of a .toml file.")],
-    out: Out,
     data: Annotated[Path, typer.Option(help="Folder of a data set.")],
+    out: RunOut = None,
     layout: Layout = None,
     workers: Workers = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many tasks and what is left out.")] = False,
@@ -263,12 +264,14 @@ def weights_import(
             typer.echo(f"{taken.model}: {taken.path} ({taken.licence})")
 
 
-def _experiment(plan: Plan, data: Path, out: Path, *, layout: str | None, workers: int, dry_run: bool) -> None:
+def _experiment(plan: Plan, data: Path, out: Path | None, *, layout: str | None, workers: int, dry_run: bool) -> None:
     from segwise import api
 
+    if out is None and not dry_run:
+        raise SpecError("nothing says where the run goes; give -o RUN, or --dry-run to only count tasks")
     preview = api.preview(plan, data, layout=layout)
     screen.preview(preview)
-    if dry_run:
+    if dry_run or out is None:
         return
     with screen.progress() as tick:
         path = api.run(preview, out, workers=workers, progress=tick, command=tuple(sys.argv[1:]))
