@@ -186,6 +186,11 @@ def test_a_dry_run_needs_no_folder_but_a_run_does(segwise, dataset):
     assert (code, "-o RUN" in err) == (2, True)
 
 
+def test_kinds_may_stand_in_the_singular(segwise):
+    assert segwise("show", "model", "geodesic") == segwise("show", "models", "geodesic")
+    assert segwise("list", "model")[1] == segwise("list", "models")[1]
+
+
 BAD = [
     (("compare", "{data}", "-m", "geodesik", "-p", "box3d", "-o", "{tmp}/r"), 'did you mean "geodesic"'),
     (("compare", "{data}", "-m", "box-fill", "-p", "box4d", "-o", "{tmp}/r"), 'did you mean "box3d"'),

@@ -89,7 +89,8 @@ class _Lines:
 
 
 def members(kind: str, *, json: bool) -> None:
-    """All members of a kind."""
+    """All members of a kind, which may stand in the singular."""
+    kind = f"{kind}s" if f"{kind}s" in catalog.KINDS else kind
     names = catalog.names(kind)
     if kind == "plans":
         rows = [(name, _question(catalog.plan_path(name))) for name in names]
@@ -109,7 +110,8 @@ def members(kind: str, *, json: bool) -> None:
 
 
 def member(kind: str, name: str, *, json: bool) -> None:
-    """All that a member declares."""
+    """All that a member declares; the kind may stand in the singular."""
+    kind = f"{kind}s" if f"{kind}s" in catalog.KINDS else kind
     if kind == "plans":
         sys.stdout.write(catalog.plan_path(name).read_text(encoding="utf-8"))
         return
