@@ -191,6 +191,18 @@ def test_kinds_may_stand_in_the_singular(segwise):
     assert segwise("list", "model")[1] == segwise("list", "models")[1]
 
 
+def test_piped_tables_shorten_no_name(dataset, tmp_path):
+    name = "a_case_with_a_very_long_name_" + "x" * 60
+    about = tmp_path / "case"
+    about.mkdir()
+    for file in ("image.nii.gz", "labels.nii.gz"):
+        (about / file).symlink_to(dataset / "case_0" / file)
+    (about / "case.json").write_text(json.dumps({"id": name, "modality": "CT", "label_map": {"1": "liver"}}))
+    words = [sys.executable, "-m", "segwise.cli.app", "cases", str(about)]
+    found = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert name in found.stdout
+
+
 BAD = [
     (("compare", "{data}", "-m", "geodesik", "-p", "box3d", "-o", "{tmp}/r"), 'did you mean "geodesic"'),
     (("compare", "{data}", "-m", "box-fill", "-p", "box4d", "-o", "{tmp}/r"), 'did you mean "box3d"'),

@@ -235,9 +235,9 @@ def _must_be_writable(out: Path, image: Path) -> None:
         raise FileError(f"{out.name}: expected a name ending in {', '.join(ENDINGS)}")
     if not out.parent.is_dir():
         raise FileError(f"{out.parent} is not a folder; make it first, or give another place for the mask")
-
     if out.exists() and image.exists() and out.samefile(image):
         raise FileError(f"{out}: is the scan itself, which the mask would replace; give another name with -o")
+
 
 def numbers(text: str, n: int, what: str, form: str) -> tuple[float, ...]:
     """`n` finite numbers separated by commas.

@@ -20,6 +20,7 @@ from segwise.errors import SegwiseError
 
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
+_PIPED_WIDTH = 10_000  # columns
 Tick = Callable[[int, int, str], None]
 
 
@@ -103,10 +104,10 @@ def members(kind: str, *, json: bool) -> None:
     elif not names:
         _out.print(f"no {kind} yet")
     else:
-        table = Table("name", "what it is", box=None, header_style="bold", pad_edge=False)
+        table = _table("name", "what it is")
         for name, summary in rows:
             table.add_row(f"[bold]{escape(name)}[/]", escape(summary))
-        Console(highlight=False).print(table)
+        _print(table)
 
 
 def member(kind: str, name: str, *, json: bool) -> None:
@@ -131,7 +132,7 @@ def cases(found: Sequence[Mapping[str, Any]], *, json: bool) -> None:
     if json:
         data(list(found))
         return
-    table = Table("case", "subject", "layout", "mod.", "shape", "spacing mm", "targets", box=None, header_style="bold")
+    table = _table("case", "subject", "layout", "mod.", "shape", "spacing mm", "targets")
     for case in found:
         if case["error"]:
             continue
@@ -139,7 +140,7 @@ def cases(found: Sequence[Mapping[str, Any]], *, json: bool) -> None:
         shown = ", ".join(targets[:4]) + (f" and {len(targets) - 4} more" if len(targets) > 4 else "")
         size = ["x".join(map(str, case["shape"])), " ".join(f"{s:.3g}" for s in case["spacing_mm"])]
         table.add_row(*map(escape, (case["id"], case["subject"], case["layout"], case["modality"], *size, shown)))
-    Console(highlight=False).print(table)
+    _print(table)
     for case in found:
         if case["error"]:
             _out.print(f"[red]{escape(str(case['id']))} cannot be read:[/] {escape(str(case['error']))}")
@@ -181,9 +182,7 @@ def ranking(rows: Sequence[Mapping[str, Any]]) -> None:
     """The order of models and prompters, as the report has it."""
     if not rows:
         return
-    table = Table(
-        "", "model", "prompter", "DSC", "95 % interval", "s/target", "inter-actions", box=None, header_style="bold"
-    )
+    table = _table("", "model", "prompter", "DSC", "95 % interval", "s/target", "inter-actions")
     for row in rows:
         table.add_row(
             *(
@@ -191,7 +190,7 @@ def ranking(rows: Sequence[Mapping[str, Any]]) -> None:
                 for k in ("rank", "model", "prompter", "dsc", "interval", "seconds", "n_interactions")
             )
         )
-    Console(highlight=False).print(table)
+    _print(table)
 
 
 def weights(found: Sequence[Any], *, json: bool) -> None:
@@ -199,11 +198,11 @@ def weights(found: Sequence[Any], *, json: bool) -> None:
     if json:
         data(found)
         return
-    table = Table("model", "file", "MB", "licence", "state", box=None, header_style="bold")
+    table = _table("model", "file", "MB", "licence", "state")
     for item in found:
         facts = (item.model, item.file, f"{item.n_bytes / 1e6:.1f}", item.licence, item.state)
         table.add_row(*(escape(str(fact)) for fact in facts))
-    Console(highlight=False).print(table)
+    _print(table)
 
 
 def pull(names: Sequence[str], *, variant: str) -> None:
@@ -229,6 +228,20 @@ def try_pull(name: str) -> None:
         pull([name], variant="")
     except SegwiseError as error_:
         note(f"{name}'s weights could not be brought, the demonstration goes on without them: {error_}")
+
+
+def _table(*headings: str) -> Table:
+    """A plain table that wraps what does not fit and shortens nothing."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _print(table: Table) -> None:
+    """In the width of the terminal; as wide as it needs where it is piped."""
+    piped = not sys.stdout.isatty()
+    Console(highlight=False, width=_PIPED_WIDTH if piped else None).print(table)
 
 
 def _facts(kind: str, name: str) -> dict[str, Any]:
