@@ -48,6 +48,23 @@ def test_a_worker_that_dies_loses_its_job_only():
     assert "was killed by signal 9; it may have run out of memory" in found[4].reason
 
 
+def _count_threads(job: int) -> int:
+    return int(os.environ["OMP_NUM_THREADS"])  # read by torch, numpy and scikit when they start
+
+
+@pytest.mark.parametrize(("workers", "share"), [(2, 8), (32, 5)])
+def test_workers_share_the_cores_instead_of_taking_all_each(monkeypatch, workers, share):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    found = dict(engine.Pool(workers).map(functools.partial(_setup, _count_threads), GROUPS))
+    assert set(found.values()) == {share} and "OMP_NUM_THREADS" not in os.environ
+
+
+def test_threads_that_the_user_chose_are_left_alone(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert set(dict(engine.Pool(2).map(functools.partial(_setup, _count_threads), GROUPS)).values()) == {3}
+
+
 def test_a_pool_gives_the_records_of_one_process(tmp_path):
     with members.installed(tmp_path / "pkg", members.THREE):
         data = toys.make(tmp_path / "data")

@@ -98,8 +98,8 @@ class Pool:
     ) -> Iterator[tuple[Job, Outcome | Failure]]:
         """As `Engine.map`; `setup`, jobs and outcomes are pickled."""
         waiting = list(groups)
-        threads = max(1, (os.cpu_count() or 1) // self.workers)
-        self._crew = [_Worker(setup, threads) for _ in range(min(self.workers, len(waiting)))]
+        n = min(self.workers, len(waiting))
+        self._crew = [_Worker(setup, max(1, (os.cpu_count() or 1) // n)) for _ in range(n)]
         try:
             while True:
                 for worker in self._crew:
