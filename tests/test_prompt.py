@@ -106,6 +106,12 @@ def test_interactions_count_what_a_person_does(grid):
     assert everything(grid).kinds == {"box", "points", "stroke", "mask", "text"}
 
 
+def test_a_mark_of_a_person_is_written_as_before():
+    """Digests of prompts in ledgers that stand already do not change."""
+    marks = Prompt((Points(np.zeros((1, 3)), np.array([True])), Box(np.zeros(3), np.eye(3)))).to_json()
+    assert all("drawn" not in mark for mark in marks) and Prompt.from_json(marks).n_interactions == 2
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

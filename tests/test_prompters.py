@@ -318,9 +318,19 @@ class TestInterpolation:
 
     def test_points_lie_on_a_line(self):
         found = clicks(first("interpolate-points(k=3)", target_of(self.lean())), Grid((9, 20, 30), SPL))
-        assert found[:, 0].tolist() == list(range(1, 8))
+        assert found[:, 0].tolist() == [1, 4, 7, 2, 3, 5, 6]  # those of the person, then those between
+        found = found[np.argsort(found[:, 0])]
         assert (found[:, 1] == 6).all()  # the box's middle 6.5 rounds to the even voxel
         assert np.diff(found[:, 2]).tolist() == [2] * 6
+
+    @pytest.mark.parametrize("name", ["interpolate-points", "interpolate-boxes"])
+    @pytest.mark.parametrize("k", [2, 3, 7, 20])
+    def test_only_what_a_person_makes_is_an_interaction(self, name, k):
+        prompt = first(f"{name}(k={k})", target_of(self.lean()))
+        assert prompt.n_interactions == min(k, 7)
+        again = Prompt.from_json(prompt.to_json())
+        assert again == prompt and again.n_interactions == min(k, 7)
+        assert prompt.moved(np.diag([-1.0, 1, 1, 1])).n_interactions == min(k, 7)
 
     def test_slices_between_parts_are_filled(self):
         mask = self.lean()

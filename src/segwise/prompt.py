@@ -28,10 +28,12 @@ class Points:
     Attributes:
         xyz_mm: float64 [N, 3].
         positive: bool [N]; False says "not this".
+        drawn: a person made them; False: they were filled in between.
     """
 
     xyz_mm: Array
     positive: Array
+    drawn: bool = True
     kind = "points"
 
     def __post_init__(self) -> None:
@@ -52,10 +54,12 @@ class Box:
     Attributes:
         origin_mm: float64 [3].
         edges_mm: float64 [3, 3], one edge vector a row.
+        drawn: a person made it; False: it was filled in between.
     """
 
     origin_mm: Array
     edges_mm: Array
+    drawn: bool = True
     kind = "box"
 
     def __post_init__(self) -> None:
@@ -159,8 +163,9 @@ class Prompt:
 
     @property
     def n_interactions(self) -> int:
-        """What a person did: each point, box, stroke and mask is one; text is none."""
-        return sum(len(m.xyz_mm) if isinstance(m, Points) else not isinstance(m, Text) for m in self.marks)
+        """What a person did: each point, box, stroke and mask is one; text and what was filled in between are none."""
+        made = [mark for mark in self.marks if not isinstance(mark, Points | Box) or mark.drawn]
+        return sum(len(m.xyz_mm) if isinstance(m, Points) else not isinstance(m, Text) for m in made)
 
     @property
     def digest(self) -> str:
@@ -190,9 +195,9 @@ class Prompt:
 
         def one(mark: Mark) -> Mark:
             if isinstance(mark, Points):
-                return Points(mark.xyz_mm @ linear.T + shift, mark.positive)
+                return Points(mark.xyz_mm @ linear.T + shift, mark.positive, mark.drawn)
             if isinstance(mark, Box):
-                return Box(linear @ mark.origin_mm + shift, mark.edges_mm @ linear.T)
+                return Box(linear @ mark.origin_mm + shift, mark.edges_mm @ linear.T, mark.drawn)
             if isinstance(mark, Stroke):
                 return Stroke(mark.xyz_mm @ linear.T + shift, mark.closed, mark.positive)
             if isinstance(mark, MaskMark):
@@ -259,10 +264,11 @@ def _placed_box(box: Box, grid: Grid) -> Array | None:
 
 
 def _mark_json(mark: Mark) -> dict[str, Any]:
+    filled = {"drawn": False} if isinstance(mark, Points | Box) and not mark.drawn else {}
     if isinstance(mark, Points):
-        return {"kind": "points", "xyz_mm": mark.xyz_mm.tolist(), "positive": mark.positive.tolist()}
+        return {"kind": "points", "xyz_mm": mark.xyz_mm.tolist(), "positive": mark.positive.tolist(), **filled}
     if isinstance(mark, Box):
-        return {"kind": "box", "origin_mm": mark.origin_mm.tolist(), "edges_mm": mark.edges_mm.tolist()}
+        return {"kind": "box", "origin_mm": mark.origin_mm.tolist(), "edges_mm": mark.edges_mm.tolist(), **filled}
     if isinstance(mark, Stroke):
         kind = {"kind": "stroke", "closed": mark.closed, "positive": mark.positive}
         return {**kind, "xyz_mm": mark.xyz_mm.tolist()}
@@ -277,9 +283,9 @@ def _mark_json(mark: Mark) -> dict[str, Any]:
 def _mark_of(mark: Mapping[str, Any]) -> Mark:
     kind = mark["kind"]
     if kind == "points":
-        return Points(np.array(mark["xyz_mm"]), np.array(mark["positive"]))
+        return Points(np.array(mark["xyz_mm"]), np.array(mark["positive"]), bool(mark.get("drawn", True)))
     if kind == "box":
-        return Box(np.array(mark["origin_mm"]), np.array(mark["edges_mm"]))
+        return Box(np.array(mark["origin_mm"]), np.array(mark["edges_mm"]), bool(mark.get("drawn", True)))
     if kind == "stroke":
         return Stroke(np.array(mark["xyz_mm"]), bool(mark["closed"]), bool(mark["positive"]))
     if kind == "mask":

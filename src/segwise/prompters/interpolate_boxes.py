@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from segwise.card import PrompterCard
@@ -14,6 +16,7 @@ CARD = PrompterCard(
     title="Interpolated boxes",
     summary="A person draws tight boxes on k slices; the slices between get boxes with interpolated corners.",
     gives=("box",),
+    version=2,
     source="RadioActive: BoxInterpolation (k = 3, 5, 10)",
 )
 
@@ -32,7 +35,7 @@ def first(target: Target, seed: int, *, k: int = 3, plane: str = "axial") -> Pro
         plane: "axial", "coronal" or "sagittal".
 
     Returns:
-        One box mark a slice; None for an empty reference. Each box counts as an interaction, though a person drew k.
+        One box mark a slice; those filled in between count as no interaction. None for an empty reference.
 
     Raises:
         SpecError: k below 2.
@@ -48,7 +51,7 @@ def first(target: Target, seed: int, *, k: int = 3, plane: str = "axial") -> Pro
     for number in range(places[0], places[-1] + 1):
         low, high = (np.array([np.interp(number, places, known[:, side, a]) for a in range(3)]) for side in (0, 1))
         low, high = np.rint(low).astype(int), np.rint(high).astype(int)
-        boxes.append(found.box(low, np.maximum(high, low + 1)))
+        boxes.append(replace(found.box(low, np.maximum(high, low + 1)), drawn=number in places))
     return Prompt(tuple(boxes))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from segwise.card import PrompterCard
@@ -14,6 +16,7 @@ CARD = PrompterCard(
     title="Interpolated points",
     summary="A person clicks on k slices; the slices between get a point on the straight line.",
     gives=("points",),
+    version=2,
     source="RadioActive: PointInterpolation (k = 3, 5, 10)",
 )
 
@@ -33,7 +36,8 @@ def first(target: Target, seed: int, *, k: int = 3, plane: str = "axial") -> Pro
         plane: "axial", "coronal" or "sagittal".
 
     Returns:
-        One mark of points; None for an empty reference. Each point counts as an interaction, though a person made k.
+        The points of the k slices, then those filled in between, which count as no interaction; None for an empty
+        reference.
 
     Raises:
         SpecError: k below 2.
@@ -47,7 +51,9 @@ def first(target: Target, seed: int, *, k: int = 3, plane: str = "axial") -> Pro
     known = np.concatenate([piece.at(_centre(piece)) for piece in chosen])
     numbers = np.arange(known[0, axis], known[-1, axis] + 1)
     places = np.stack([np.interp(numbers, known[:, axis], known[:, a]) for a in range(3)], axis=1)
-    return Prompt((found.clicks(np.rint(places).astype(int)),))
+    between = np.rint(places[~np.isin(numbers, known[:, axis])]).astype(int)
+    filled = [replace(found.clicks(between), drawn=False)] if len(between) else []
+    return Prompt((found.clicks(known.astype(int)), *filled))
 
 
 def next(target: Target, prompt: Prompt, mask: Array, seed: int, *, k: int = 3, plane: str = "axial") -> Prompt | None:
