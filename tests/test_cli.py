@@ -203,6 +203,14 @@ def test_piped_tables_shorten_no_name(dataset, tmp_path):
     assert name in found.stdout
 
 
+def test_a_finding_says_what_was_done(segwise, tmp_path):
+    image = np.stack([scan(0)[0], scan(1)[0]], axis=-1).astype(np.float32)
+    nib.save(nib.Nifti1Image(image, AFFINE), tmp_path / "two.nii.gz")
+    words = ("segment", tmp_path / "two.nii.gz", "-m", "box-fill", "--box", "2,3,3,7,9,8", "-o", tmp_path / "m.nii.gz")
+    code, _, err = segwise(*words)
+    assert (code, "the first is read" in " ".join(err.split())) == (0, True), err
+
+
 BAD = [
     (("compare", "{data}", "-m", "geodesik", "-p", "box3d", "-o", "{tmp}/r"), 'did you mean "geodesic"'),
     (("compare", "{data}", "-m", "box-fill", "-p", "box4d", "-o", "{tmp}/r"), 'did you mean "box3d"'),

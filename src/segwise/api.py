@@ -68,7 +68,7 @@ class Answer:
         labels: label id in the file -> structure.
         voxels, ml: foreground by structure.
         quality: the model's own predicted DSC by structure, None where it predicts none.
-        findings: what was odd about the scan.
+        findings: what was odd about the scan, and what was done about it.
         seconds: from the encoded volume to the last mask, loading not counted.
     """
 
@@ -224,7 +224,7 @@ def segment(
         voxels=voxels,
         ml={name: n * voxel_ml for name, n in voxels.items()},
         quality={n: None if p.quality is None else float(p.quality[p.best]) for n, p in predictions.items()},
-        findings=tuple(finding.message for finding in scan.findings if finding.level != "note"),
+        findings=tuple(str(finding) for finding in scan.findings if finding.level != "note"),
         seconds=seconds,
     )
 
