@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -201,6 +202,21 @@ def test_piped_tables_shorten_no_name(dataset, tmp_path):
     words = [sys.executable, "-m", "segwise.cli.app", "cases", str(about)]
     found = subprocess.run(words, capture_output=True, text=True, check=True)
     assert name in found.stdout
+
+
+def test_a_moved_data_set_blocks_no_run(segwise, dataset, tmp_path):
+    old, new, run = tmp_path / "old", tmp_path / "new", tmp_path / "r"
+    shutil.copytree(dataset, old)
+    words = ("-m", "box-fill", "-p", "box3d", "-t", "liver", "--metric", "overlap", "-o", run)
+    assert segwise("compare", old, *words)[0] == 0
+    old.rename(new)
+    assert segwise("score", run)[0] == 0  # nothing is left to score
+    code, _, err = segwise("score", run, "--metric", "volume")
+    assert (code, "--data DIR" in err) == (2, True)
+    code, out, err = segwise("score", run, "--metric", "volume", "--data", new)
+    assert (code, out.startswith("0 scores")) == (0, False), err
+    code, _, err = segwise("compare", new, *words)
+    assert code == 0, err
 
 
 def test_a_finding_says_what_was_done(segwise, tmp_path):

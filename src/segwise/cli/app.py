@@ -203,12 +203,13 @@ def score(
     metric: Annotated[
         list[str] | None, typer.Option(help="Metric, or a measure like DSC; repeat. Default: the plan's.")
     ] = None,
+    data: Annotated[Path | None, typer.Option(help="Where the data set lies now, if it has moved.")] = None,
 ) -> None:
     """Score the stored masks of a run (again); needs neither models nor torch."""
     from segwise import api
 
     with screen.progress() as tick:
-        n = api.score(run_dir, metrics=tuple(metric or ()), progress=tick)
+        n = api.score(run_dir, metrics=tuple(metric or ()), data=data, progress=tick)
     typer.echo(f"{n} scores written to {run_dir}")
 
 

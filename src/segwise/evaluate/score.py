@@ -62,9 +62,16 @@ def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, pr
             progress(done, len(by_case), f"scoring {place[1]}")
         if not any(record.status == "done" for record in records):
             continue
+        if place not in cases and data is not None:  # its folder may have another name now
+            cases.update([(place, case) for (_, name), case in cases.items() if name == place[1]])
+        if place not in cases and _all_scored(records, chosen, known):
+            continue
         if place not in cases:
             roots = ", ".join(str(data or source["root"]) for source in about["sources"])
-            raise RunError(f"case {place[1]} of {place[0]} is no longer in {roots}; say where the data are now (data=)")
+            raise RunError(
+                f"case {place[1]} of {place[0]} is no longer in {roots}; say where the data are now: "
+                "segwise score RUN --data DIR"
+            )
         derived = _unions(run, cases[place], records, asked)
         run.add(derived)
         fresh = {record.key for record in derived}
@@ -75,12 +82,24 @@ def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, pr
     return written
 
 
+def _all_scored(records: Sequence[Record], chosen: Sequence[Metric], known: Mapping[Any, Any]) -> bool:
+    """Whether every finished record has the chosen measures, so that the data need not be there any more."""
+    plain = [
+        (str(metric.spec), measure) for metric in chosen if not metric.card.curve for measure in metric.card.measures
+    ]
+    done = [record for record in records if record.status == "done"]
+    return all((r.task, r.target, r.round, measure, name) in known for r in done for name, measure in plain)
+
+
 def _cases(about: dict[str, object], data: Path | None) -> dict[tuple[str, str], Case]:
     """By data set and id."""
-    sources = about.get("sources")
+    listed = about.get("sources")
+    sources = listed if isinstance(listed, list) else []
     found: dict[tuple[str, str], Case] = {}
-    for source in sources if isinstance(sources, list) else []:
-        root = data or Path(source["root"])
+    for source in sources:
+        root = Path(source["root"])
+        if data is not None and (len(sources) == 1 or not root.exists()):
+            root = data
         if not root.exists():  # an earlier place of the data
             continue
         for case in inventory.find(root, source["layout"])[1]:
