@@ -227,6 +227,11 @@ def test_a_finding_says_what_was_done(segwise, tmp_path):
     assert (code, "the first is read" in " ".join(err.split())) == (0, True), err
 
 
+def test_a_place_that_cannot_be_written_is_said(segwise, dataset):
+    code, _, err = segwise("compare", dataset, "-m", "box-fill", "-p", "box3d", "-o", "/proc/no_run")
+    assert (code, "/proc/no_run" in err, "internal error" in err) == (2, True, False), err
+
+
 BAD = [
     (("compare", "{data}", "-m", "geodesik", "-p", "box3d", "-o", "{tmp}/r"), 'did you mean "geodesic"'),
     (("compare", "{data}", "-m", "box-fill", "-p", "box4d", "-o", "{tmp}/r"), 'did you mean "box3d"'),

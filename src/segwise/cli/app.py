@@ -302,6 +302,12 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if os.environ.get("SEGWISE_DEBUG"):
+            raise
+        place = error.filename or "a file"
+        screen.error(f"{place}: {error.strerror or error}; expected a place that exists, can be written and has space")
+        sys.exit(2)
     except Exception as error:
         if os.environ.get("SEGWISE_DEBUG"):
             raise
