@@ -232,6 +232,11 @@ def test_a_place_that_cannot_be_written_is_said(segwise, dataset):
     assert (code, "/proc/no_run" in err, "internal error" in err) == (2, True, False), err
 
 
+def test_a_model_without_weights_has_nothing_to_pull(segwise):
+    code, out, err = segwise("weights", "pull", "box-fill")
+    assert (code, "needs no weights" in out) == (0, True), err
+
+
 BAD = [
     (("compare", "{data}", "-m", "geodesik", "-p", "box3d", "-o", "{tmp}/r"), 'did you mean "geodesic"'),
     (("compare", "{data}", "-m", "box-fill", "-p", "box4d", "-o", "{tmp}/r"), 'did you mean "box3d"'),

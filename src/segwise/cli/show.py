@@ -212,6 +212,9 @@ def pull(names: Sequence[str], *, variant: str) -> None:
     for name in names:
         with progress() as tick:
             found = store.pull(name, variant=variant, progress=_counting(tick))
+        if not found.files:
+            _out.print(f"[bold]{escape(name)}[/]: needs no weights")
+            continue
         terms = f"{found.licence}{', not for commercial use' if found.non_commercial else ''}"
         _out.print(f"[bold]{escape(name)}[/]: {len(found.files)} files, {escape(terms)}, from {escape(found.source)}")
         for path in found.files:
