@@ -237,6 +237,12 @@ def test_a_model_without_weights_has_nothing_to_pull(segwise):
     assert (code, "needs no weights" in out) == (0, True), err
 
 
+def test_no_message_advises_to_load_unsafely(segwise, tmp_path):
+    (tmp_path / "odd.pth").write_text("x")
+    code, _, err = segwise("weights", "import", tmp_path / "odd.pth")
+    assert (code, "weights_only" in err, "plain tensors" in " ".join(err.split())) == (2, False, True), err
+
+
 BAD = [
     (("compare", "{data}", "-m", "geodesik", "-p", "box3d", "-o", "{tmp}/r"), 'did you mean "geodesic"'),
     (("compare", "{data}", "-m", "box-fill", "-p", "box4d", "-o", "{tmp}/r"), 'did you mean "box3d"'),

@@ -36,9 +36,8 @@ def tensors(path: Path) -> dict[str, Any]:
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        first = (str(error).splitlines() or ["unreadable"])[0]
         raise WeightsError(
-            f"{path.name} is not a file of plain tensors ({first}); expected safetensors or a torch state dict. "
+            f"{path.name} is not a file of plain tensors ({type(error).__name__}); expected safetensors or a torch state dict. "
             "Segwise never runs code from a weight file"
         ) from error
     for key in ("model", "state_dict", "model_state_dict"):
