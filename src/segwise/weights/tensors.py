@@ -37,8 +37,8 @@ def tensors(path: Path) -> dict[str, Any]:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise WeightsError(
-            f"{path.name} is not a file of plain tensors ({type(error).__name__}); expected safetensors or a torch state dict. "
-            "Segwise never runs code from a weight file"
+            f"{path.name} is not a file of plain tensors ({type(error).__name__}); "
+            "expected safetensors or a torch state dict. Segwise never runs code from a weight file"
         ) from error
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
