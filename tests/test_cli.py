@@ -243,6 +243,16 @@ def test_no_message_advises_to_load_unsafely(segwise, tmp_path):
     assert (code, "weights_only" in err, "plain tensors" in " ".join(err.split())) == (2, False, True), err
 
 
+def test_what_is_doubtful_in_an_answer_is_said(dataset, tmp_path):
+    from segwise import api, assemble
+    from segwise import io as files
+
+    volume = files.read(dataset / "case_0/image.nii.gz", modality="CT").volume
+    said = api._doubts(assemble.model_info("meshnet"), volume, {"thalamus": 0, "brainstem": 7})
+    assert said == ["meshnet is made for MR; this looks like CT", "nothing was found of 1 of 2 targets: thalamus"]
+    assert api._doubts(assemble.model_info("threshold"), volume, {"liver": 7}) == []
+
+
 BAD = [
     (("compare", "{data}", "-m", "geodesik", "-p", "box3d", "-o", "{tmp}/r"), 'did you mean "geodesic"'),
     (("compare", "{data}", "-m", "box-fill", "-p", "box4d", "-o", "{tmp}/r"), 'did you mean "box3d"'),

@@ -68,7 +68,7 @@ class Answer:
         labels: label id in the file -> structure.
         voxels, ml: foreground by structure.
         quality: the model's own predicted DSC by structure, None where it predicts none.
-        findings: what was odd about the scan, and what was done about it.
+        findings: what was odd about the scan and what was done about it, and what to doubt in the answer.
         seconds: from the encoded volume to the last mask, loading not counted.
     """
 
@@ -224,9 +224,26 @@ def segment(
         voxels=voxels,
         ml={name: n * voxel_ml for name, n in voxels.items()},
         quality={n: None if p.quality is None else float(p.quality[p.best]) for n, p in predictions.items()},
-        findings=tuple(str(finding) for finding in scan.findings if finding.level != "note"),
+        findings=(
+            *(str(finding) for finding in scan.findings if finding.level != "note"),
+            *_doubts(info, volume, voxels),
+        ),
         seconds=seconds,
     )
+
+
+def _doubts(info: assemble.ModelInfo, volume: Volume, voxels: Mapping[str, int]) -> list[str]:
+    """What a user should know of an answer: a model out of its modality, and structures that came out empty."""
+    found = []
+    modality = volume.channels[0].modality or io.guess_modality(volume.array[0])
+    kind = "CT" if modality == "CT" else "MR" if modality else ""
+    if kind and kind not in info.card.modalities:
+        found.append(f"{info.spec} is made for {' and '.join(info.card.modalities)}; this looks like {kind}")
+    empty = [name for name, n in voxels.items() if not n]
+    if empty:
+        shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+        found.append(f"nothing was found of {len(empty)} of {len(voxels)} targets: {shown}")
+    return found
 
 
 def _must_be_writable(out: Path, image: Path) -> None:

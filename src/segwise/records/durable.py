@@ -28,10 +28,21 @@ def step(name: str) -> None:
     """A moment of the write path. Does nothing; tests replace it to count the moments and to kill at each."""
 
 
+def _usual_mode() -> int:
+    """The mode that a plain new file gets here: mkstemp's own would shut out those who share the disk."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+_MODE = _usual_mode()
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """A file that appears whole or not at all, on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    Path(name).chmod(_MODE)
     try:
         with os.fdopen(handle, "wb") as file:
             step("whole.created")
