@@ -278,9 +278,9 @@ class TestCvpr2025:
         target = target_of(mask)
         widths = {
             spec: np.ptp(np.array(boxes(first(spec, target, 3), target.grid))[0], axis=0)[1]
-            for spec in ("cvpr2025", "cvpr2025(middle=slices)")
+            for spec in ("cvpr2025(middle=voxels)", "cvpr2025")
         }
-        assert widths["cvpr2025"] >= 12 > widths["cvpr2025(middle=slices)"]
+        assert widths["cvpr2025(middle=voxels)"] >= 12 > widths["cvpr2025"]
 
     def test_clicks_as_the_challenge_places_them(self):
         target = self.big()

@@ -123,8 +123,12 @@ def member(kind: str, name: str, *, json: bool) -> None:
         return
     _out.print(f"[bold]{escape(found.card.title)}[/]")
     for key, value in facts.items():
-        if key != "title" and value not in ("", (), {}, None, []):
-            _out.print(f"  [bold]{key}[/]: {escape(_written(value))}")
+        if key == "title" or value in ("", (), {}, None, []):
+            continue
+        lines = [str(p) for p in found.parameters.values()] if key == "arguments" else _lines(value)
+        _out.print(f"  [bold]{key.replace('_', ' ')}[/]: {escape(lines[0])}")
+        for line in lines[1:]:
+            _out.print(f"    {escape(line)}")
 
 
 def cases(found: Sequence[Mapping[str, Any]], *, json: bool) -> None:
@@ -262,6 +266,13 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _fields(value)
     return str(value)
+
+
+def _lines(value: Any) -> list[str]:
+    """Sentences and records one a line, names on one."""
+    parts = list(value) if isinstance(value, tuple | list) else [value]
+    long = any(not isinstance(part, str) or " " in part for part in parts)
+    return [_written(part) for part in parts] if long else [_written(value)]
 
 
 def _written(value: Any) -> str:

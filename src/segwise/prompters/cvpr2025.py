@@ -25,7 +25,7 @@ _LARGEST_SHIFT = 5  # voxels of a 256-voxel wide image
 _TIES = 42  # the challenge seeds its draw among equal distances with it, anew for every click
 
 
-def first(target: Target, seed: int, *, n: int = 5, middle: Literal["voxels", "slices"] = "voxels") -> Prompt | None:
+def first(target: Target, seed: int, *, n: int = 5, middle: Literal["slices", "voxels"] = "slices") -> Prompt | None:
     """The box: all occupied axial slices, with the tight rows and columns of one slice enlarged at random.
 
     A shift s in 0..5 is drawn once; int(s W/256) columns and int(s H/256) rows are added on each side, cut at the
@@ -36,8 +36,8 @@ def first(target: Target, seed: int, *, n: int = 5, middle: Literal["voxels", "s
         target: the reference.
         seed: of the shift.
         n: clicks that follow.
-        middle: whose box it is: "voxels" the slice of the median foreground voxel, as the challenge's code has it,
-            "slices" the median of the occupied slices.
+        middle: whose box it is: "slices" the median of the occupied slices; "voxels" the slice of the median
+            foreground voxel, which an earlier edition of the challenge's script took.
 
     Returns:
         One box mark; None for an empty reference.
@@ -66,7 +66,7 @@ def next(
     seed: int,
     *,
     n: int = 5,
-    middle: Literal["voxels", "slices"] = "voxels",
+    middle: Literal["slices", "voxels"] = "slices",
 ) -> Prompt | None:
     """The prompt with one click more, at the centre of the largest error component.
 
