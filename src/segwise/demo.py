@@ -24,7 +24,7 @@ from segwise.synth.torso import torso
 
 Tick = Callable[[int, int, str], None]
 N_EACH = 3
-TORSO_MM, HEAD_MM = (6.0, 1.8, 1.8), (6.0, 1.25, 1.25)
+TORSO_MM, HEAD_MM = (7.5, 1.8, 1.8), (7.5, 1.25, 1.25)
 WITH_WEIGHTS = (("litemedsam", "box2d"),)  # joins the plan where its weights are here
 
 
