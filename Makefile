@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.ready
 
-.PHONY: demo test test-all lint bench docs clean
+.PHONY: demo test test-all lint bench docs parity clean
 
 demo: $(STAMP)
 	$(BIN)/segwise demo --pull -o runs/demo
@@ -26,6 +26,10 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
+
+# The table of docs/parity.md; make parity OUT=FILE.csv writes it as CSV instead.
+parity: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m parity $(if $(OUT),--csv $(OUT),--markdown docs/parity.md)
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): the first time this downloads about 400 MB of packages."

@@ -8,8 +8,9 @@ import pytest
 from segwise import catalog
 from segwise.errors import SpecError, WeightsError
 from segwise.geometry import Channel, Grid, Volume
+from segwise.lifts.grey import levels, limits
 from segwise.models import litemedsam
-from segwise.models.litemedsam import LiteFrame, levels, limits, resized, view_size
+from segwise.models.litemedsam import LiteFrame, resized, view_size
 from segwise.prompt import Box, Prompt
 from segwise.segmenter import Ask
 from segwise.spec import parse

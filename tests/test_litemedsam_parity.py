@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from segwise.geometry import Grid, Volume
+from segwise.lifts import grey
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
 from segwise.models import litemedsam
@@ -90,7 +91,7 @@ def test_parity_grey_levels(stored):
     for name in names(stored, "raw"):
         ct = f"in.{name}_window" in stored
         between = stored[f"in.{name}_window" if ct else f"in.{name}_percentiles"]
-        image = litemedsam.levels(stored[f"in.{name}_raw"], tuple(between), zeros=not ct)
+        image = grey.levels(stored[f"in.{name}_raw"], tuple(between), zeros=not ct)
         assert np.array_equal(image, stored[f"in.{name}_image"])
 
 
@@ -197,4 +198,4 @@ def test_parity_settings_are_the_official_ones(parity_dir):
     assert litemedsam.CARD.weights[0].sha256 == config["weights"]["sha256"]
     assert config["image_size"] == litemedsam.SIZE
     assert config["propagation"]["box_shift_px_256"] == litemedsam.FOLLOW_PX
-    assert list(litemedsam.MR_PERCENTILES) == config["mr_percentiles"]
+    assert list(grey.MR_PERCENTILES) == config["mr_percentiles"]

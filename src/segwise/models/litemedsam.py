@@ -8,7 +8,6 @@ XYXY with inclusive maxima, as the official code has them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +18,8 @@ from torch.nn import functional as F
 
 from segwise.card import ModelCard, WeightFile
 from segwise.geometry import Array, Grid, Volume, regrid
-from segwise.lifts.planes import AXES, Planes, SliceFrame
+from segwise.lifts.grey import GreyFrame
+from segwise.lifts.planes import Planes
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
 from segwise.nets.contract import Marks
@@ -76,56 +76,27 @@ CARD = ModelCard(
 )
 
 SIZE = 256
-CT_WINDOW_HU = (-160.0, 240.0)
-MR_PERCENTILES = (0.5, 99.5)
-Z_SCORED = 0.1  # share of negative voxels from which an MR is z-scored
-CT_BELOW = -500.0  # only CT has voxels this low (air is -1000 HU)
 FOLLOW_PX = 3  # margin of the next slice's box, in pixels of the view
-SHEAR = 1e-3  # cosine between axes up to which a slice counts as a rectangle
 _CODE = "litemedsam-1"
 
 
 @dataclass(frozen=True)
-class LiteFrame(SliceFrame):
+class LiteFrame(GreyFrame):
     """The official preprocessing.
 
     Attributes:
-        plane: of the slices: axial, coronal or sagittal.
-        shift: lift z-scored MR above zero first; the official way loses its voxels <= 0.
         number: value of the mask that is resized for the next box; 1, but to repeat the official results of later
             objects.
     """
 
-    plane: str = "axial"
-    shift: bool = False
     number: int = 1
     shape: tuple[int, int, int] = (1, SIZE, SIZE)
 
     @property
     def digest(self) -> str:  # type: ignore[override]
         """Of all that changes a view."""
-        words = (_CODE, self.plane, self.shift, cv2.__version__)
+        words = (_CODE, self.plane, self.shift, self.window_hu, cv2.__version__)
         return hashlib.blake2b(repr(words).encode(), digest_size=16).hexdigest()
-
-    def prepare(self, volume: Volume) -> Volume:
-        """uint8 [1, D, H, W], slices of the plane along the first axis; only the first channel is used.
-
-        A sheared grid is resampled on the nearest orthogonal one.
-        """
-        turned = volume.grid.toward(AXES[self.plane])
-        grid = turned if turned.skew < SHEAR else turned.canonical(AXES[self.plane])
-        values = volume.array[:1]
-        lowest = _lowest(values)
-        values = regrid(values, volume.grid, grid, order=1, outside=lowest)
-        modality = volume.channels[0].modality or ("CT" if lowest < CT_BELOW else "MR")
-        ct = modality == "CT"
-        values = lifted(values) if self.shift and not ct else values
-        return Volume.of(levels(values, limits(values, ct=ct), zeros=not ct), grid, volume.channels[:1])
-
-    def window(self, grid: Grid, centre: Sequence[int]) -> Grid:
-        """The whole slice of an index."""
-        place = int(centre[0])
-        return grid.crop((place, 0, 0), (place + 1, *grid.shape[1:]))
 
     def view(self, prepared: Volume, window: Grid) -> Array:
         """float32 [3, 1, 256, 256]: three equal channels, 0..1 over the slice, zeros right and below."""
@@ -159,66 +130,6 @@ class LiteFrame(SliceFrame):
         own = torch.from_numpy(np.ascontiguousarray(logits[:, :, 0, :high, :wide]))
         full = F.interpolate(own, (height, width), mode="bilinear", align_corners=False)
         return full[:, :, None].numpy()
-
-
-def lifted(values: Array) -> Array:
-    """MR values with the target above zero: z-scored ones are shifted by their minimum, others come back as they are.
-
-    An image counts as z-scored if more than a tenth of its voxels other than 0 are negative. Voxels of exactly 0 stay
-    0 if they are more than a tenth of the image: then they are the background that a z-score of the brain left alone.
-    """
-    below, zero = int((values < 0).sum()), int((values == 0).sum())
-    if below <= Z_SCORED * (values.size - zero):
-        return values
-    shifted: Array = values.astype(np.float32)
-    shifted -= _lowest(values)
-    if zero > Z_SCORED * values.size:
-        shifted[values == 0] = 0
-    return shifted
-
-
-def limits(values: Array, *, ct: bool) -> tuple[float, float]:
-    """(low, high): what becomes 0 and 255 in a volume.
-
-    Args:
-        values: any shape and real dtype; what is not finite does not count.
-        ct: the CT window, in Hounsfield units; else percentiles of the voxels > 0. Both cut to what occurs.
-
-    Returns:
-        Equal numbers where nothing is left between them.
-    """
-    values = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-    if not values.size:
-        return 0.0, 0.0
-    low, high = CT_WINDOW_HU
-    if not ct:
-        above = values[values > 0]
-        low, high = np.percentile(above, MR_PERCENTILES) if above.size else (0.0, 0.0)
-    least, most = np.clip([float(values.min()), float(values.max())], low, high)
-    return float(least), float(most)
-
-
-def levels(values: Array, between: tuple[float, float], *, zeros: bool) -> Array:
-    """Grey levels as the official preprocessing makes them.
-
-    Args:
-        values: [..., H, W], any real dtype; what is not finite becomes 0.
-        between: what becomes 0 and 255.
-        zeros: voxels of value 0 become 0 whatever the limits.
-
-    Returns:
-        uint8 of the same shape, cut and not rounded; 0 if there is nothing between the limits.
-    """
-    low, high = between
-    out = np.zeros(values.shape, dtype=np.uint8)
-    if high <= low:
-        return out
-    for image, into in zip(values.reshape(-1, *values.shape[-2:]), out.reshape(-1, *values.shape[-2:]), strict=True):
-        finite = np.nan_to_num(image.astype(np.float64), nan=low, posinf=low, neginf=low)  # a slice at a time: float64
-        into[:] = (np.clip(finite, low, high) - low) / (high - low) * 255.0
-        if zeros:
-            into[image == 0] = 0
-    return out
 
 
 def view_size(height: int, width: int) -> tuple[int, int]:
@@ -266,12 +177,6 @@ def load(
     network.load_state_dict(tensors(path))
     parts = Parts(network, LiteFrame(plane=plane, shift=shift), None, digest(path))
     return Propagate(parts, stop=stop) if lift == "propagate" else Slices(parts)
-
-
-def _lowest(values: Array) -> float:
-    """The least finite value; 0 without one."""
-    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-    return float(finite.min()) if finite.size else 0.0
 
 
 def _queries(corners: Array) -> Marks:

@@ -68,7 +68,7 @@ class Arm:
         values: item -> primary value, mean over seeds.
         asked: items it was run on, whether it answered or failed.
         counts: outcomes by status.
-        untrained: its weights are random: shown, never ranked.
+        untrained: its weights are random or unknown: shown, never ranked.
         provenance: of one of its records, the fullest.
     """
 
@@ -257,7 +257,7 @@ def _arm(key: ArmKey, label: str, outcomes: Sequence[Outcome], primary: str) -> 
         values={item: fmean(values) for item, values in found.items()},
         asked=frozenset(o.item for o in outcomes if o.status in ("done", "failed") and o.last.target),
         counts=Counter(o.status for o in outcomes),
-        untrained=any(w.startswith("random") for w in weights),
+        untrained=any(w.startswith(("random", "unknown")) for w in weights),
         provenance=provenance,
     )
 

@@ -6,21 +6,27 @@ with safetensors or torch's `weights_only`, members of a wheel are copied byte b
 """
 
 from segwise.weights.bring import Imported, import_file
+from segwise.weights.checkpoint import Checkpoint, fill, opened, read, together
 from segwise.weights.local import Status, digest, folder, require, status
 from segwise.weights.remote import Progress, Pulled, pull
 from segwise.weights.tensors import signature, tensors
 
 __all__ = [
+    "Checkpoint",
     "Imported",
     "Progress",
     "Pulled",
     "Status",
     "digest",
+    "fill",
     "folder",
     "import_file",
+    "opened",
     "pull",
+    "read",
     "require",
     "signature",
     "status",
     "tensors",
+    "together",
 ]

@@ -165,6 +165,17 @@ def trusted(file: WeightFile) -> Path:
     return path.with_name(path.name + ".trusted")
 
 
+def accepted(name: str) -> bool:
+    """Whether the user said on this machine that their use of a model's non-commercial weights is non-commercial."""
+    return (folder() / f"{name}.accepted").is_file()
+
+
+def vouched(sha256: str) -> bool:
+    """Whether the user trusts these bytes: a note in the weights folder says so."""
+    notes = folder().rglob("*.trusted") if folder().is_dir() else ()
+    return any(note.read_text(encoding="ascii", errors="replace").strip() == sha256 for note in notes)
+
+
 def damage(file: WeightFile) -> str:
     """Why the file that is there is not the expected one; "" if it is, or if the user trusts its bytes."""
     path, note = place(file), trusted(file)

@@ -13,12 +13,22 @@ from typing import Any
 from segwise.errors import WeightsError
 
 _HEADER_LIMIT = 100_000_000  # bytes; safetensors' own limit
+STATE_KEYS = ("model", "state_dict", "model_state_dict", "network_weights", "net")  # where training scripts save it
 
 
 def tensors(path: Path) -> dict[str, Any]:
     """Name -> tensor of a safetensors or torch file, on the CPU; the file's ending does not matter.
 
     A torch file that nests its state dict under "model", "state_dict" or "model_state_dict" is unwrapped.
+
+    Raises:
+        WeightsError: not such a file, damaged, or it holds objects other than tensors and plain containers.
+    """
+    return flat(held(path), path.name)
+
+
+def held(path: Path) -> Mapping[str, Any]:
+    """All that a safetensors or torch file holds, on the CPU: tensors in plain containers.
 
     Raises:
         WeightsError: not such a file, damaged, or it holds objects other than tensors and plain containers.
@@ -34,18 +44,35 @@ def tensors(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise WeightsError(
             f"{path.name} is not a file of plain tensors ({type(error).__name__}); "
             "expected safetensors or a torch state dict. Segwise never runs code from a weight file"
         ) from error
-    for key in ("model", "state_dict", "model_state_dict"):
-        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
-            held = held[key]
-    if not isinstance(held, Mapping) or not all(isinstance(v, torch.Tensor) for v in held.values()):
-        raise WeightsError(f"{path.name} holds a {type(held).__name__}, expected names with tensors")
-    return dict(held)
+    if not isinstance(found, Mapping):
+        raise WeightsError(f"{path.name} holds a {type(found).__name__}, expected names with tensors")
+    return found
+
+
+def flat(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The state dict in what a file holds: itself, or the entry under which training scripts save it.
+
+    Raises:
+        WeightsError: there is none; `name` is the file's, for the message.
+    """
+    import torch
+
+    for key in STATE_KEYS:
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not content or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        raise WeightsError(
+            f"{name} holds {', '.join(list(map(str, content))[:4]) or 'nothing'} …, expected names with tensors, "
+            f"or these under one of {', '.join(STATE_KEYS)}"
+        )
+    return dict(content)
 
 
 def signature(path: Path) -> str:
