@@ -85,7 +85,7 @@ def test_compare_runs_to_a_report_and_resumes(segwise, dataset, tmp_path):
     assert segwise("export", tmp_path / "run")[1] == table
     rows = list(csv.reader(io.StringIO(table)))
     columns = {"model", "dataset", "case", "subject", "target", "prompter", "seed", "round", "metric", "value"}
-    assert columns | {"reason", "status", "encode_s", "decode_s", "peak_bytes"} <= set(rows[0])
+    assert columns | {"reason", "status", "encode_s", "decode_s", "peak_bytes", "weights"} <= set(rows[0])
     statuses = {row[rows[0].index("status")] for row in rows[1:]}
     assert statuses == {"done", "skipped"}
 

@@ -157,7 +157,7 @@ def test_a_union_is_among_the_worst_only_where_its_sides_are_not() -> None:
 def test_random_weights_are_shown_and_never_ranked() -> None:
     run = join(outcome("general", dsc=(0.9,), weights="random:0"), outcome("floor", dsc=(0.3,)))
     text = said(run)
-    assert [row["model"] for row in rows(*run)] == ["floor"]
+    assert [(row["rank"], row["model"]) for row in rows(*run)] == [("1", "floor"), ("not ranked", "general")]
     assert "random weights" in text and "never ranked" in text
 
 
@@ -258,6 +258,7 @@ DEGENERATE: dict[str, Callable[[], Run]] = {
     "no provenance": lambda: ([replace(outcome()[0][0], provenance={})], outcome()[1]),
     "scores without a record": lambda: join(outcome(), ([], outcome(case="other")[1])),
     "only random weights": lambda: outcome(weights="random:1"),
+    "only unknown weights": lambda: outcome(weights="unknown:1"),
     "nothing shared": lambda: join(outcome("general", target="liver"), outcome("floor", target="skull")),
     "all zero": lambda: join(outcome("general", dsc=(0.0,)), outcome("floor", dsc=(0.0,))),
     "all one": lambda: join(*(outcome(m, case=c, dsc=(1.0,)) for m in ("general", "floor") for c in "abcdefgh")),
@@ -281,7 +282,8 @@ def test_degenerate_runs_give_a_sane_page(name: str) -> None:
         ("all failed", "Every target failed."),
         ("all undefined", "No score is defined for any target."),
         ("no scores", "Not scored yet"),
-        ("only random weights", "random weights: its scores mean nothing"),
+        ("only random weights", "Every model that answered has random weights"),
+        ("only unknown weights", "Every model that answered has unknown weights"),
         ("one record", "Nothing to compare with"),
     ],
 )
@@ -364,6 +366,42 @@ def test_it_renders_in_a_browser_without_an_error(tmp_path: Path) -> None:
         pytest.skip(f"Chromium does not start here: {done.stderr[-200:]}")
     assert "CONSOLE" not in done.stderr, done.stderr
     assert 'data-sort=""' in done.stdout  # the script ran under the page's own policy
+
+
+def test_unknown_weights_are_called_unknown_and_never_ranked() -> None:
+    run = join(
+        outcome("general", dsc=(0.9,), weights="unknown:4f2a91c0ffee"),
+        outcome("special", "name", dsc=(0.95,), weights="random:0"),
+        outcome("floor", dsc=(0.3,)),
+    )
+    found = rows(*run)
+    assert [(row["rank"], row["model"]) for row in found] == [
+        ("1", "floor"),
+        ("not ranked", "general"),
+        ("not ranked", "special"),
+    ]
+    assert [row["interval"] for row in found[1:]] == ["unknown weights", "random weights"]
+    text = said(run)
+    assert "general: unknown weights . No card names these bytes" in text
+    assert "special: random weights . Shown to prove that it runs" in text
+    assert "unknown weights: not ranked" in text and "random weights: not ranked" in text
+    assert "general: random" not in text and "4f2a91c0ffee" in text
+    assert re.search("vouch for it: segwise weights import --trust FILE", text)
+
+
+def test_one_unknown_file_of_several_makes_the_weights_unknown() -> None:
+    records, scores = outcome("general", dsc=(0.9,))
+    mixed = [replace(r, provenance={**r.provenance, "weights": {"a": "4f2a", "b": ["unknown:1"]}}) for r in records]
+    assert [row["rank"] for row in rows(mixed, scores)] == ["not ranked"]
+    assert "unknown weights: not ranked" in said((mixed, scores))
+
+
+def test_with_only_unknown_and_random_weights_there_is_nothing_to_rank() -> None:
+    run = join(outcome("general", weights="unknown:1"), outcome("special", "name", weights="random:1"))
+    text = said(run)
+    assert "Nothing to rank" in text and "has random weights or unknown weights" in text
+    assert "its scores say nothing of the published model" in text
+    assert [row["rank"] for row in rows(*run)] == ["not ranked", "not ranked"]
 
 
 def test_every_target_of_every_case_and_every_seed_stand_in_the_page() -> None:

@@ -27,7 +27,7 @@ from segwise.records.types import Plan, Record, Task, record_of
 COLUMNS = (
     *("model", "dataset", "case", "subject", "target", "prompter", "seed", "round", "metric", "value", "reason"),
     *("status", "read_s", "encode_s", "prompt_s", "decode_s", "write_s", "peak_bytes", "n_interactions", "modality"),
-    *("quality", "presence", "metric_spec", "task", "mask", "prompt"),
+    *("quality", "presence", "metric_spec", "task", "mask", "prompt", "weights"),
 )
 
 
@@ -216,8 +216,13 @@ def export_rows(path: Path | str) -> Iterator[dict[str, Any]]:
 
 
 def _row(record: Record, own: Mapping[str, Any]) -> dict[str, Any]:
-    whole = {**vars(record), **record.seconds, **own}
+    whole = {**vars(record), **record.seconds, **own, "weights": record.doubt or _named(record)}
     return {name: whole.get(name) for name in COLUMNS}
+
+
+def _named(record: Record) -> str:
+    """ "known" for weights that a card names, "" for a model without or a record that does not say."""
+    return "known" if record.provenance.get("weights") else ""
 
 
 def _silent(done: int, total: int, what: str) -> None:

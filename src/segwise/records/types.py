@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +84,9 @@ class Task:
         return hashlib.blake2b("\x1f".join(words).encode(), digest_size=10).hexdigest()
 
 
+DOUBTS = ("random", "unknown")  # how digests of weights begin that nobody published; the graver one first
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """What happened to one target of a task in one round.
@@ -135,6 +139,12 @@ class Record:
         """Its task ran: it is not what the plan left out before."""
         return self.status != "skipped" or "reference" in self.provenance
 
+    @property
+    def doubt(self) -> str:
+        """ "random" or "unknown" if some of the model's weights are: such results are shown and never ranked."""
+        digests = _texts(self.provenance.get("weights"))
+        return next((kind for kind in DOUBTS if any(text.startswith(kind) for text in digests)), "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
@@ -180,3 +190,12 @@ def record_of(task: Task, target: str, number: int, status: str, **facts: Any) -
 def to_line(item: Any) -> str:
     """A dataclass of this file as one line of JSON, keys sorted."""
     return json.dumps(dataclasses.asdict(item), sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in a value of JSON, however deep."""
+    if isinstance(value, Mapping):
+        return [text for inner in value.values() for text in _texts(inner)]
+    if isinstance(value, list | tuple):
+        return [text for inner in value for text in _texts(inner)]
+    return [value] if isinstance(value, str) else []

@@ -88,8 +88,8 @@ def _model_row(arms: Sequence[Arm], datasets: Sequence[str], place: dict[str, in
     what = f"{e(card.get('title', arm.key[0]))}, {e(card.get('family', 'family not recorded'))}"
     what += f'<br><span class="small">{e(card.get("summary", ""))}</span>' if card.get("summary") else ""
     weights = _digest(arm.provenance.get("weights"))
-    if any(a.untrained for a in arms):
-        weights += ' <span class="tag bad">random: not ranked</span>'
+    for doubt in sorted({a.doubt for a in arms if a.doubt}):
+        weights += f' <span class="tag bad">{words.DOUBT[doubt]}: not ranked</span>'
     licence = e(card.get("licence_weights") or "") or DASH
     if card.get("non_commercial"):
         licence += ' <span class="tag mild">non-commercial</span>'
@@ -102,12 +102,13 @@ def _model_row(arms: Sequence[Arm], datasets: Sequence[str], place: dict[str, in
 
 
 def _digest(value: Any) -> str:
-    """Digests as recorded, each shortened."""
+    """Digests as recorded, each shortened; what they are called stands beside them."""
     if isinstance(value, Mapping):
         return "<br>".join(f"{e(name)} {_digest(inner)}" for name, inner in value.items())
     if isinstance(value, list | tuple):
         return "<br>".join(map(_digest, value))
-    return f"<code>{e(str(value)[:16])}</code>" if value else ""
+    digest = str(value or "").removeprefix("unknown:")
+    return f"<code>{e(digest[:16])}</code>" if digest else ""
 
 
 def methods(gathered: Gathered, ranked: Sequence[Ranked]) -> str:
@@ -124,7 +125,8 @@ def methods(gathered: Gathered, ranked: Sequence[Ranked]) -> str:
         "95 %. Rank interval: 2.5 to 97.5 percentile of the rank over the same draws.",
         "<b>Decided</b>: two-sided Wilcoxon signed-rank test over subjects (exact up to 30, zeros dropped), corrected "
         f"by Holm over all pairs, p &lt; {ALPHA}, and the interval of the mean difference excludes 0.{needed}",
-        "An arm is ranked if it has a value for at least half of what it was asked. Random weights are never ranked. "
+        "An arm is ranked if it has a value for at least half of what it was asked. Random and unknown weights are "
+        "never ranked (unknown: a file whose SHA-256 stands on no card and for which nobody vouched). "
         f"Seeds: {e(listing([str(s) for s in seeds]))}.",
         f"<b>Measures</b> as computed: {metrics}." if metrics else "",
         "<b>DSC</b> is 2|R∩P|/(|R|+|P|); <b>NSD</b> the share of both surfaces within the stated tolerance of the "

@@ -197,8 +197,10 @@ def unranked(gathered: Gathered, ranked: Sequence[Ranked], place: dict[str, int]
         reason = "nothing in common with the arms above" if arm.ranked else f"too few results: {done}"
         if not arm.asked:
             reason = "never ran" if not arm.counts["undefined"] else "no score is defined"
-        if arm.untrained:
-            reason = '<span class="tag bad">random weights</span> its scores mean nothing; never ranked'
+        if arm.doubt:
+            reason = (
+                f'<span class="tag bad">{words.DOUBT[arm.doubt]}</span> {words.DOUBT_MEANS[arm.doubt]}; never ranked'
+            )
         mean = arm.mean(gathered.primary, arm.values)
         rows.append([arm_name(arm, place), number(mean), reason, counts(arm)])
     head = ["Arm", f"Mean {e(gathered.primary)}", "Why not ranked", "Counts"]

@@ -75,11 +75,18 @@ def page(
 
 
 def rows(records: Sequence[Record], scores: Sequence[Score]) -> list[dict[str, str]]:
-    """The ranking as text for a terminal: rank, model, prompter, dsc, interval, seconds, n_interactions."""
-    ranked = ranking.rank(gather(records, scores))
-    if not ranked:
-        return []
-    panel, result = ranked[0].panel, ranked[0].result
+    """The ranking as text for a terminal: rank, model, prompter, dsc, interval, seconds, n_interactions.
+
+    Arms with random or unknown weights follow, with "not ranked" as rank and "random weights" or "unknown weights" in
+    place of the interval.
+    """
+    gathered = gather(records, scores)
+    ranked = ranking.rank(gathered)
+    return (_ranked_rows(ranked[0]) if ranked else []) + _doubted_rows(gathered)
+
+
+def _ranked_rows(first: Ranked) -> list[dict[str, str]]:
+    panel, result = first.panel, first.result
     found = []
     for i in result.order:
         spent, asked = ranking.median_seconds(panel.arms[i], panel), words.median_interactions(panel.arms[i], panel)
@@ -95,6 +102,25 @@ def rows(records: Sequence[Record], scores: Sequence[Score]) -> list[dict[str, s
                 "n_interactions": "" if asked is None else f"{asked:g}",
             }
         )
+    return found
+
+
+def _doubted_rows(gathered: Gathered) -> list[dict[str, str]]:
+    found = []
+    for arm in gathered.arms:
+        if arm.doubt:
+            mean, asked = arm.mean(gathered.primary, arm.values), words.median_interactions(arm)
+            found.append(
+                {
+                    "rank": "not ranked",
+                    "model": arm.key[0],
+                    "prompter": arm.key[1],
+                    "dsc": "" if mean is None else f"{mean:.3f}",
+                    "interval": words.DOUBT[arm.doubt],
+                    "seconds": "",
+                    "n_interactions": "" if asked is None else f"{asked:g}",
+                }
+            )
     return found
 
 
@@ -181,9 +207,7 @@ def _names(one: Ranked) -> str:
 
 def _warnings(gathered: Gathered) -> list[str]:
     found = [words.reference_note(gathered.outcomes)]
-    untrained = sorted({e(arm.key[0]) for arm in gathered.arms if arm.untrained})
-    if untrained:
-        found.append(f"{listing(untrained)}: <b>random weights</b>. Shown to prove that it runs; never ranked.")
+    found += words.doubts(gathered.arms)
     datasets = {o.last.dataset for o in gathered.outcomes}
     seen = sorted({e(arm.key[0]) for arm in gathered.arms if "<b>overlap" in words.leakage(arm.card, datasets)})
     if seen:

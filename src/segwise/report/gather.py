@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from segwise.records.types import STAGES, Record, Score
+from segwise.records.types import DOUBTS, STAGES, Record, Score
 from segwise.report.statistics import Floats
 
 PREFERRED = ("DSC", "NSD", "IoU")  # what arms are ranked by: the first one that was measured
@@ -68,7 +68,7 @@ class Arm:
         values: item -> primary value, mean over seeds.
         asked: items it was run on, whether it answered or failed.
         counts: outcomes by status.
-        untrained: its weights are random or unknown: shown, never ranked.
+        doubt: "random" or "unknown" if its weights are: shown, never ranked; "" otherwise.
         provenance: of one of its records, the fullest.
     """
 
@@ -78,13 +78,13 @@ class Arm:
     values: Mapping[Item, float]
     asked: frozenset[Item]
     counts: Counter[str]
-    untrained: bool
+    doubt: str
     provenance: Mapping[str, Any]
 
     @property
     def ranked(self) -> bool:
         """It can take part in a comparison."""
-        return not self.untrained and bool(self.values) and len(self.values) >= ENOUGH * len(self.asked)
+        return not self.doubt and bool(self.values) and len(self.values) >= ENOUGH * len(self.asked)
 
     @property
     def card(self) -> Mapping[str, Any]:
@@ -249,7 +249,7 @@ def _arm(key: ArmKey, label: str, outcomes: Sequence[Outcome], primary: str) -> 
         if value is not None:
             found[outcome.item].append(value)
     provenance = max((o.last.provenance for o in outcomes), key=lambda p: (bool(p.get("card")), len(p)))
-    weights = [w for o in outcomes for w in _texts(o.last.provenance.get("weights"))]
+    doubts = {o.last.doubt for o in outcomes}
     return Arm(
         key=key,
         label=label,
@@ -257,18 +257,9 @@ def _arm(key: ArmKey, label: str, outcomes: Sequence[Outcome], primary: str) -> 
         values={item: fmean(values) for item, values in found.items()},
         asked=frozenset(o.item for o in outcomes if o.status in ("done", "failed") and o.last.target),
         counts=Counter(o.status for o in outcomes),
-        untrained=any(w.startswith(("random", "unknown")) for w in weights),
+        doubt=next((kind for kind in DOUBTS if kind in doubts), ""),
         provenance=provenance,
     )
-
-
-def _texts(value: Any) -> list[str]:
-    """The texts in a value of JSON, however deep."""
-    if isinstance(value, Mapping):
-        return [text for inner in value.values() for text in _texts(inner)]
-    if isinstance(value, list | tuple):
-        return [text for inner in value for text in _texts(inner)]
-    return [value] if isinstance(value, str) else []
 
 
 def _labels(arms: Iterable[ArmKey]) -> dict[ArmKey, str]:

@@ -13,6 +13,11 @@ from segwise.report.markup import count, e, interval, listing, number, signed
 from segwise.report.statistics import Comparison
 
 FAMILIES = ("generalist", "specialist")
+DOUBT = {"random": "random weights", "unknown": "unknown weights"}
+DOUBT_MEANS = {
+    "random": "its scores mean nothing",
+    "unknown": "no card names this file, so its scores say nothing of the published model",
+}
 _BEST_SHOWN = 4
 
 
@@ -124,10 +129,11 @@ def nothing_to_rank(gathered: Gathered) -> tuple[str, str]:
     n = sum(counts.values())
     if counts["done"] + counts["undefined"] and not gathered.primary:
         return "Not scored yet", "The predictions are there, their scores are not. Type <code>segwise score RUN</code>."
-    if gathered.arms and all(arm.untrained for arm in gathered.arms if arm.values):
-        trained = [arm for arm in gathered.arms if arm.values]
-        if trained:
-            return "Nothing to rank", "Every model that answered has random weights: its scores mean nothing."
+    answered = [arm for arm in gathered.arms if arm.values]
+    if answered and all(arm.doubt for arm in answered):
+        kinds = [kind for kind in DOUBT if any(arm.doubt == kind for arm in answered)]
+        means = "; ".join(f"<b>{DOUBT[kind]}</b>: {DOUBT_MEANS[kind]}" for kind in kinds)
+        return "Nothing to rank", f"Every model that answered has {' or '.join(DOUBT[k] for k in kinds)} ({means})."
     parts = [f"{counts[s]} {s}" for s in ("failed", "skipped", "undefined", "done") if counts[s]]
     every = next((s for s in ("failed", "skipped", "undefined") if counts[s] == n), "")
     start = {
@@ -137,6 +143,19 @@ def nothing_to_rank(gathered: Gathered) -> tuple[str, str]:
         "": "No arm has scores for half of what it was asked.",
     }[every]
     return "Nothing to rank", f"{start} Of {count(n, 'outcome')}: {listing(parts)}. The reasons stand below."
+
+
+def doubts(arms: Iterable[Arm]) -> list[str]:
+    """A sentence for each kind of weights that are never ranked; [] if all are published ones."""
+    found = {kind: sorted({e(arm.key[0]) for arm in arms if arm.doubt == kind}) for kind in DOUBT}
+    after = {
+        "random": "Shown to prove that it runs; never ranked.",
+        "unknown": (
+            "No card names these bytes and nobody vouched for them here: shown, not ranked. If you know where a file "
+            "comes from, vouch for it: <code>segwise weights import --trust FILE</code>."
+        ),
+    }
+    return [f"{listing(names)}: <b>{DOUBT[kind]}</b>. {after[kind]}" for kind, names in found.items() if names]
 
 
 def unfinished(records: Iterable[Record], n_tasks: object) -> str:
