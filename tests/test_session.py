@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import array_shapes, arrays
 
 import members
 import toys
 from segwise import assemble
-from segwise.errors import PromptError
+from segwise.errors import FileError, PromptError
 from segwise.evaluate import inventory
+from segwise.geometry import Volume
 from segwise.prompt import Box, Points, Prompt
-from segwise.session import Session
+from segwise.session import Packed, Session
 from segwise.spec import seed_of
 from segwise.store import FeatureStore
 
@@ -139,3 +144,182 @@ def test_the_seed_of_an_ask_comes_from_session_target_and_prompt(volume):
     box = _box(volume, (1, 1, 1), (4, 4, 5))
     Session(Spy(assemble.segmenter("stateful")), volume, store=FeatureStore(), seed=3).say({"liver": box})
     assert asked[0].seed == seed_of(3, "liver", box.digest) and asked[0].previous is None
+
+
+# ---- redo, switch, accept, and the file that keeps a session ----
+
+
+class Counting:
+    """A model that counts how many asks it answered."""
+
+    def __init__(self, inner):
+        self.inner, self.asks = inner, 0
+        self.digest, self.encoder = inner.digest, inner.encoder
+
+    def encode(self, volume, *, store):
+        return self.inner.encode(volume, store=store)
+
+    def segment(self, state, asks):
+        self.asks += len(asks)
+        return self.inner.segment(state, asks)
+
+
+def _clicked(volume, n, **more):
+    """A session with a box and n clicks on the liver."""
+    model = Counting(assemble.segmenter("stateful"))
+    session = Session(model, volume, store=FeatureStore(), seed=3, model="stateful", **more)
+    prompt = _box(volume, (1, 1, 1), (4, 4, 5))
+    session.say({"liver": prompt})
+    for i in range(n):
+        prompt = _click(prompt, volume, (1 + i % 3, 2, 2))
+        session.say({"liver": prompt})
+    return session, model
+
+
+def test_redo_says_again_what_was_undone(volume):
+    session, _ = _clicked(volume, 2)
+    last = session.latest("liver")
+    assert (session.undo(), session.undo("liver")) == ("liver", "liver")
+    assert len(session.rounds) == 1
+    assert (session.redo(), session.redo("liver")) == ("liver", "liver")
+    _same(session.latest("liver"), last)
+    with pytest.raises(PromptError, match="nothing to redo"):
+        session.redo()
+
+
+def test_a_new_word_ends_what_can_be_redone_of_its_target_only(volume):
+    session, _ = _clicked(volume, 1)
+    spleen = _box(volume, (2, 5, 1), (5, 8, 4))
+    session.say({"spleen": spleen})
+    session.undo("liver")
+    session.undo("spleen")
+    session.say({"spleen": _box(volume, (2, 4, 1), (5, 8, 4))})
+    with pytest.raises(PromptError, match="nothing to redo of spleen"):
+        session.redo("spleen")
+    assert session.redo() == "liver"
+
+
+def test_old_predictions_are_dropped_and_come_back_bit_by_bit(volume):
+    session, model = _clicked(volume, 6)
+    kept = [i for i, spoken in enumerate(session.rounds) if spoken.predictions]
+    assert kept == [5, 6]
+    fresh, _ = _clicked(volume, 2)
+    asks = model.asks
+    for _ in range(4):
+        session.undo("liver")
+    assert model.asks == asks  # nothing is asked before it is needed
+    _same(session.latest("liver"), fresh.latest("liver"))
+    assert model.asks == asks + 3
+
+
+def test_switch_says_everything_to_another_model_and_keeps_what_is_accepted(volume):
+    session, _ = _clicked(volume, 1)
+    session.say({"spleen": _box(volume, (2, 5, 1), (5, 8, 4))})
+    before = {name: found.array for name, found in session.masks().items()}
+    session.accept("spleen")
+    session.switch(assemble.segmenter("stateful(width=3)"), model="stateful(width=3)")
+    after = {name: found.array for name, found in session.masks().items()}
+    assert np.array_equal(after["spleen"], before["spleen"])
+    assert not np.array_equal(after["liver"], before["liver"])
+    session.resume("spleen")
+    assert not np.array_equal(session.masks()["spleen"].array, before["spleen"])
+
+
+def test_a_model_that_cannot_use_the_prompts_leaves_the_session_as_it_was(volume):
+    session, _ = _clicked(volume, 1)
+    mask = session.masks()["liver"].array
+    with pytest.raises(Exception, match=r"closed|index|know"):
+        session.switch(assemble.segmenter("closed"))
+    assert session.model == "stateful" and np.array_equal(session.masks()["liver"].array, mask)
+
+
+def test_an_accepted_target_stays(volume):
+    session, _ = _clicked(volume, 1)
+    session.accept("liver")
+    for deed in (lambda: session.undo("liver"), lambda: session.say({"liver": session.prompt("liver")})):
+        with pytest.raises(PromptError, match='"liver" is accepted'):
+            deed()
+    session.resume("liver")
+    assert session.undo("liver") == "liver" and session.accepted == ()
+    with pytest.raises(PromptError, match='"liver" is not accepted'):
+        session.resume("liver")
+    with pytest.raises(PromptError, match="nothing to accept"):
+        session.accept("heart")
+
+
+def test_a_session_is_reopened_as_it_was(volume, tmp_path):
+    path = tmp_path / "kept.json"
+    session, _ = _clicked(volume, 3, autosave=path)
+    session.say({"spleen": _box(volume, (2, 5, 1), (5, 8, 4))})
+    session.undo("liver")
+    session.accept("spleen")
+    model = Counting(assemble.segmenter("stateful"))
+    again = Session.reopen(path, model, volume, store=FeatureStore())
+    assert [r.prompts for r in again.rounds] == [r.prompts for r in session.rounds]
+    assert again.accepted == ("spleen",) and again.model == "stateful"
+    for name, found in session.masks().items():
+        assert np.array_equal(again.masks()[name].array, found.array)
+    assert model.asks == 0  # masks come from the file
+    click = _click(again.prompt("liver"), volume, (3, 3, 3))
+    _same(again.say({"liver": click})["liver"], session.say({"liver": click})["liver"])
+    assert session.undo("liver") == again.undo("liver") == "liver"
+
+
+def test_the_file_holds_no_path_and_no_image(volume, tmp_path):
+    path = tmp_path / "kept.json"
+    _clicked(volume, 1, autosave=path)
+    text = path.read_text()
+    assert str(tmp_path) not in text and path.name not in text
+    assert len(text) < 4000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "not JSON"),
+        (lambda text: text.replace('"seed": 3', '"seed": 4'), "damaged"),
+        (lambda text: '{"a": 1}', "no session file"),
+        (lambda text: text.replace('"segwise_session": 1', '"segwise_session": 9'), "newer Segwise"),
+        (lambda text: "[" * 100000, "not JSON"),
+    ],
+)
+def test_a_file_that_is_no_session_is_said(volume, tmp_path, change, message):
+    path = tmp_path / "kept.json"
+    _clicked(volume, 1, autosave=path)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(FileError, match=message):
+        Session.reopen(path, assemble.segmenter("stateful"), volume, store=FeatureStore())
+
+
+def test_another_scan_or_model_is_said(volume, tmp_path):
+    path = tmp_path / "kept.json"
+    _clicked(volume, 1, autosave=path)
+    other = Volume.of(volume.array + 1, volume.grid, volume.channels)
+    with pytest.raises(FileError, match="another scan"):
+        Session.reopen(path, assemble.segmenter("stateful"), other, store=FeatureStore())
+    with pytest.raises(FileError, match='another model "stateful"'):
+        Session.reopen(path, assemble.segmenter("stateful(width=5)"), volume, store=FeatureStore())
+    with pytest.raises(FileError, match="cannot be read"):
+        Session.reopen(tmp_path / "none.json", assemble.segmenter("stateful"), volume, store=FeatureStore())
+
+
+def test_a_crash_while_the_file_is_written_loses_nothing(volume, tmp_path, monkeypatch):
+    path = tmp_path / "kept.json"
+    session, _ = _clicked(volume, 1, autosave=path)
+    before = path.read_bytes()
+    monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(FileError, match="No space left"):
+        session.undo()
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["kept.json"]
+
+
+@given(arrays(bool, array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9)))
+def test_a_packed_mask_is_the_mask(mask):
+    packed = Packed.from_json(json.loads(json.dumps(Packed.of(mask).to_json())))
+    assert np.array_equal(packed.mask(), mask)
+
+
+def test_a_packed_mask_that_lies_is_refused():
+    held = Packed.of(np.ones((2, 3, 4), dtype=bool)).to_json()
+    with pytest.raises(ValueError, match="does not lie"):
+        Packed.from_json({**held, "high": [2, 3, 5]})

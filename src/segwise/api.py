@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,16 +21,16 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from segwise import anatomy, assemble, io
-from segwise.errors import FileError, PromptError, SpecError
+from segwise import assemble, io
+from segwise.asked import named, prompts_of
+from segwise.errors import FileError, SpecError
 from segwise.evaluate import compare as experiments
 from segwise.evaluate import inventory
 from segwise.evaluate.compare import Preview, preview, score
 from segwise.evaluate.compare import named_plan as read_plan
 from segwise.evaluate.compare import plan_of as compare_plan
-from segwise.geometry import Array, Channel, Grid, Volume
+from segwise.geometry import Volume
 from segwise.io.writing import ENDINGS
-from segwise.prompt import Box, Mark, Points, Prompt, Text
 from segwise.records.run import Run
 from segwise.session import Session
 from segwise.store import FeatureStore
@@ -203,8 +202,8 @@ def segment(
     info = assemble.model_info(model)
     built = assemble.build(model)
     scan = io.read(image, modality=modality, **reading)
-    volume = _named(scan.volume, modality)
-    prompts = _prompts(info, volume.grid, boxes=boxes, points=points, texts=texts, mm=mm)
+    volume = named(scan.volume, modality)
+    prompts = prompts_of(info, volume.grid, boxes=boxes, points=points, texts=texts, mm=mm)
     session = Session(built.segmenter, volume, store=FeatureStore())
     start = time.perf_counter()
     predictions = session.say(prompts)
@@ -256,83 +255,6 @@ def _must_be_writable(out: Path, image: Path) -> None:
         raise FileError(f"{out}: is the scan itself, which the mask would replace; give another name with -o")
 
 
-def numbers(text: str, n: int, what: str, form: str) -> tuple[float, ...]:
-    """`n` finite numbers separated by commas.
-
-    Raises:
-        PromptError: anything else.
-    """
-    try:
-        values = tuple(float(word) for word in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != n or not all(map(math.isfinite, values)):
-        raise PromptError(f'{what} "{text}": expected {n} numbers {form}')
-    return values
-
-
-def _prompts(
-    info: assemble.ModelInfo,
-    grid: Grid,
-    *,
-    boxes: Sequence[str],
-    points: Sequence[str],
-    texts: Sequence[str],
-    mm: bool,
-) -> dict[str, Prompt]:
-    marks: list[Mark] = [_box(text, grid, mm=mm) for text in boxes]
-    if points:
-        places = [_point(text, mm=mm) for text in points]
-        xyz = np.array([p for p, _ in places])
-        marks.append(Points(xyz if mm else grid.mm(xyz), np.array([sign for _, sign in places])))
-    if not marks and not texts and info.labels and info.card.takes == ("text",):
-        texts = info.labels
-    spoken = [*marks, *([Text(texts[0])] if texts else [])]
-    refused = sorted({mark.kind for mark in spoken} - set(info.card.takes))
-    if not spoken or refused:
-        came = f"{info.spec} does not take {' and '.join(refused)}" if refused else "nothing says what to segment"
-        options = {"box": "--box", "points": "--point", "text": "--text"}
-        wanted = " or ".join(options[kind] for kind in info.card.takes if kind in options)
-        raise PromptError(f"{came}; expected {wanted}")
-    _must_be_inside(Prompt(tuple(marks)), grid, info)
-    if not texts:
-        return {"target": Prompt(tuple(marks))}
-    names = dict.fromkeys(anatomy.resolve(text).name for text in texts)
-    return {name: Prompt((*marks, Text(name))) for name in names}
-
-
-def _must_be_inside(prompt: Prompt, grid: Grid, info: assemble.ModelInfo) -> None:
-    placed = prompt.on(grid)
-    n_boxes = sum(isinstance(mark, Box) for mark in prompt.marks)
-    n_points = sum(len(mark.xyz_mm) for mark in prompt.marks if isinstance(mark, Points))
-    if len(placed.boxes) < n_boxes or len(placed.points) < n_points:
-        size = "x".join(map(str, grid.shape))
-        low, high = (grid.mm(corner)[0].round(1).tolist() for corner in ((0, 0, 0), [n - 1 for n in grid.shape]))
-        raise PromptError(
-            f"a box or point lies outside the scan, which has {size} voxels (d, h, w) "
-            f"from {low} to {high} mm RAS; give voxels as d,h,w, or mm with --mm"
-        )
-
-
-def _box(text: str, grid: Grid, *, mm: bool) -> Box:
-    form = "x0,y0,z0,x1,y1,z1 in mm RAS" if mm else "d0,h0,w0,d1,h1,w1 in voxels, half-open"
-    values = np.array(numbers(text, 6, "--box", form)).reshape(2, 3)
-    low, high = values.min(axis=0), values.max(axis=0)
-    if (high <= low).any():
-        raise PromptError(f'--box "{text}" is empty on an axis; expected {form}')
-    if mm:
-        return Box(low, np.diag(high - low))
-    return Box.of(grid, low, high)
-
-
-def _point(text: str, *, mm: bool) -> tuple[Array, bool]:
-    form = "x,y,z and + or - in mm RAS" if mm else "d,h,w and + or - in voxels"
-    place, _, sign = text.rpartition(",")
-    if sign.strip() not in ("+", "-"):
-        place, sign = text, "+"
-    return np.array(numbers(place, 3, "--point", form)), sign.strip() == "+"
-
-
 def _write_rows(rows: Iterable[Mapping[str, Any]], format: str, stream: TextIO) -> None:
     if format == "jsonl":
         for row in rows:
@@ -341,12 +263,3 @@ def _write_rows(rows: Iterable[Mapping[str, Any]], format: str, stream: TextIO) 
     writer = csv.DictWriter(stream, experiments.COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-
-
-def _named(volume: Volume, modality: str) -> Volume:
-    if not modality:
-        return volume
-    if modality.upper() not in ("CT", "MR"):
-        raise PromptError(f'--modality "{modality}": expected CT or MR')
-    channels = [Channel(modality.upper(), channel.window_hu) for channel in volume.channels]
-    return Volume.of(volume.array, volume.grid, channels)

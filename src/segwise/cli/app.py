@@ -150,6 +150,49 @@ def segment(
 
 
 @app.command()
+def annotate(
+    session: Annotated[Path, typer.Argument(help="File that keeps the session (.json); begun if it is not there.")],
+    image: Annotated[Path, typer.Argument(help="The scan, the same in every call.")],
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", help="Spec; needed to begin, another one later switches the model.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="The object; default: the one spoken about last.")] = None,
+    box: Annotated[list[str] | None, typer.Option(help="d0,h0,w0,d1,h1,w1: voxels, half-open.")] = None,
+    point: Annotated[list[str] | None, typer.Option(help="d,h,w,+ on the target or d,h,w,- beside it.")] = None,
+    stroke: Annotated[
+        list[str] | None, typer.Option(help="'d,h,w d,h,w ... +' along the target, or '... -' beside it.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Name of a structure.")] = None,
+    deed: Annotated[str, typer.Option("--do", help="say, undo, redo, accept or resume.")] = "say",
+    mm: Annotated[bool, typer.Option("--mm", help="Marks are in mm RAS.")] = False,
+    modality: Annotated[str, typer.Option(help="CT or MR, where the file does not say.")] = "",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Where to write the label map of all objects.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Segment one scan step by step: say, undo, redo, switch the model, accept; a file remembers everything."""
+    from segwise import annotate as by_hand
+
+    with screen.spinner(f"{deed} on {image.name}"):
+        turn = by_hand.annotate(
+            session,
+            image,
+            model=model,
+            target=target,
+            deed=deed,
+            boxes=tuple(box or ()),
+            points=tuple(point or ()),
+            strokes=tuple(stroke or ()),
+            text=text,
+            mm=mm,
+            modality=modality,
+            out=out,
+        )
+    screen.turn(turn, json=json)
+
+
+@app.command()
 def compare(
     data: Annotated[Path, typer.Argument(help="Folder of a data set.")],
     model: Annotated[list[str], typer.Option("-m", "--model", help="Spec of a model; repeat for several.")],
@@ -283,7 +326,7 @@ def _experiment(plan: Plan, data: Path, out: Path | None, *, layout: str | None,
 def _spacing(text: str | None) -> tuple[float, float, float] | None:
     if text is None:
         return None
-    from segwise.api import numbers
+    from segwise.asked import numbers
 
     d, h, w = numbers(text, 3, "--spacing", "d,h,w in mm")
     return d, h, w

@@ -174,6 +174,22 @@ def answer(found: Any, *, json: bool) -> None:
     done("Mask", found.path)
 
 
+def turn(found: Any, *, json: bool) -> None:
+    """What `annotate` did and how its objects stand."""
+    if json:
+        data(found)
+        return
+    _out.print(f"{escape(found.did)}, {found.seconds:.1f} s with {escape(found.model)}")
+    table = _table("object", "voxels", "ml", "rounds", "interactions", "accepted")
+    for name, facts in found.targets.items():
+        row = (f"{facts['voxels']:,}", f"{facts['ml']:.1f}", str(facts["rounds"]), str(facts["interactions"]))
+        table.add_row(escape(name), *row, "yes" if facts["accepted"] else "")
+    if found.targets:
+        _print(table)
+    if found.path is not None:
+        done("Mask", found.path)
+
+
 def preview(found: Any) -> None:
     """How many tasks a plan has on these data, and what is left out and why; on standard output."""
     cases, subjects = len({t.case for t in found.tasks}), len({t.subject for t in found.tasks})
