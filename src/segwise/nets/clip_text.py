@@ -174,8 +174,8 @@ class _Block(nn.Module):
         """[N, L, C] -> the same; `later` bool [L, L] and `padding` bool [N, L]: True is not seen."""
         y = self.ln_1(x)
         x = x + self.attn(y, y, y, attn_mask=later, key_padding_mask=padding, need_weights=False)[0]
-        y = x + self.mlp(self.ln_2(x))
-        return y
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
 
 
 class _QuickGELU(nn.Module):
