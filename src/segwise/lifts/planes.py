@@ -172,12 +172,15 @@ class Planes(Learned):
         return carry.get(window.digest) if carry else None
 
     def _carry(self, state: State, pieces: Mapping[int, Piece]) -> Tree:
-        """By window: low-resolution logits [M, h, w] of the query with the greatest quality."""
+        """By window: low-resolution logits [1, h, w] of the query and candidate with the greatest quality."""
         kept = {}
         for place, piece in pieces.items():
             if piece.low_res is not None:
-                own = 0 if piece.quality is None else int(piece.quality.max(axis=1).argmax())
-                kept[self.window(state, place).digest] = piece.low_res[own]
+                own, best = (
+                    (0, 0) if piece.quality is None else np.divmod(piece.quality.argmax(), len(piece.quality[0]))
+                )
+                best = best if best < piece.low_res.shape[1] else 0
+                kept[self.window(state, place).digest] = piece.low_res[own, best : best + 1]
         return kept
 
 

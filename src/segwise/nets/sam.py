@@ -278,15 +278,16 @@ class MaskDecoder(nn.Module):
         return logits, self.iou_prediction_head(tokens[:, 0])[:, candidates]
 
 
-_CANDIDATES = {"one": slice(0, 1), "three": slice(1, 4), "auto": slice(0, 4)}
+Candidates = Literal["one", "three", "auto", "best"]
+_CANDIDATES = {"one": slice(0, 1), "three": slice(1, None), "auto": slice(0, None), "best": slice(0, None)}
 
 
-def _unfit(marks: Marks, n: int) -> Tensor:
-    """bool [n, 4]: candidates that SAM would not hand out for a query."""
+def _unfit(marks: Marks, n: int, masks: int) -> Tensor:
+    """bool [n, masks]: candidates that SAM would not hand out for a query."""
     lone = torch.zeros(n, dtype=torch.bool)
     if marks.signs is not None and marks.boxes is None and marks.low_res is None:
         lone = ((marks.signs != NO_POINT).sum(dim=1) == 1).cpu()
-    return torch.stack([lone, ~lone, ~lone, ~lone], dim=1)
+    return torch.stack([lone, *[~lone] * (masks - 1)], dim=1)
 
 
 class SamNet(PromptNet):
@@ -298,7 +299,9 @@ class SamNet(PromptNet):
         mask_decoder: its tokens.
         candidates: "one" mask (MedSAM and what follows it), the "three" of an ambiguous prompt, or "auto", as SAM's
             authors advise: all four, where those that do not fit (the first for a lone point, the others for more)
-            have quality -inf, so that a query's answer does not depend on its company.
+            have quality -inf, so that a query's answer does not depend on its company. "best": of "auto" the one with
+            the greatest quality.
+        enlarge: hand out logits at the size of the net's input, else as the decoder makes them (a quarter of it).
     """
 
     def __init__(
@@ -307,13 +310,15 @@ class SamNet(PromptNet):
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
         *,
-        candidates: Literal["one", "three", "auto"] = "one",
+        candidates: Candidates = "one",
+        enlarge: bool = True,
     ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
-        self.candidates = candidates
+        self.candidates: Candidates = candidates
+        self.enlarge = enlarge
 
     @property
     def encoding(self) -> nn.Module:
@@ -325,7 +330,10 @@ class SamNet(PromptNet):
         return self.image_encoder(image[:, :, 0]).contiguous()  # type: ignore[no-any-return]
 
     def decode(self, features: Tensor, marks: Marks) -> Decoded:
-        """Features [B, width, h, w] and Q queries -> logits [Q, M, 1, H, W], predicted IoU, low-resolution logits."""
+        """Features [B, width, h, w] and Q queries -> logits [Q, M, 1, H, W], predicted IoU, low-resolution logits.
+
+        `low_res` [Q, M, 4h, 4w] are the decoder's own logits; without `enlarge` they are `logits` too.
+        """
         n = len(marks.image)
         points = None if marks.points is None else marks.points[..., 1:].flip(-1)  # (d, h, w) -> (x, y)
         boxes = None if marks.boxes is None else marks.boxes[..., 1:].flip(-1)
@@ -337,9 +345,12 @@ class SamNet(PromptNet):
             self.prompt_encoder.dense(low_res, n),
             candidates=_CANDIDATES[self.candidates],
         )
-        if self.candidates == "auto":
-            quality = quality.masked_fill(_unfit(marks, n).to(quality.device), -torch.inf)
+        if self.candidates in ("auto", "best"):
+            quality = quality.masked_fill(_unfit(marks, n, quality.shape[1]).to(quality.device), -torch.inf)
+        if self.candidates == "best":
+            best = quality.argmax(dim=1)[:, None]
+            logits, quality = logits[torch.arange(n, device=logits.device)[:, None], best], quality.gather(1, best)
         size = self.prompt_encoder.size
-        fits = tuple(logits.shape[-2:]) == tuple(size)
+        fits = not self.enlarge or tuple(logits.shape[-2:]) == tuple(size)
         full = logits if fits else F.interpolate(logits, size, mode="bilinear", align_corners=False)
         return Decoded(full[:, :, None], quality, low_res=logits)

@@ -8,14 +8,14 @@ SAM-Med2D, SAMed, MA-SAM and Med-SA wrap modules of a block (`attn`, `attn.qkv`,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segwise.errors import WeightsError
-from segwise.nets.sam import Feedforward, MaskDecoder, PromptEncoder, SamNet, TwoWayTransformer
+from segwise.nets.sam import Candidates, Feedforward, MaskDecoder, PromptEncoder, SamNet, TwoWayTransformer
 from segwise.nets.tiny_vit import ChannelNorm
 
 WINDOW = 14  # of the published models
@@ -153,7 +153,9 @@ class ImageEncoderViT(nn.Module):
 
 
 def relative(table: Tensor, n: int) -> Tensor:
-    """[2n - 1, c] by distance -> [n, n, c] by query and key."""
+    """[2n - 1, c] by distance -> [n, n, c] by query and key; a table of another length is interpolated linearly."""
+    if len(table) != 2 * n - 1:
+        table = F.interpolate(table.T[None], 2 * n - 1, mode="linear")[0].T
     place = torch.arange(n, device=table.device)
     return table[place[:, None] - place[None, :] + n - 1]
 
@@ -249,13 +251,13 @@ def prompting_of(
 
 
 def sam_of(
-    shapes: Shapes, config: Mapping[str, Any], *, candidates: Literal["one", "three", "auto"] = "auto"
+    shapes: Shapes, config: Mapping[str, Any], *, candidates: Candidates = "auto", enlarge: bool = True
 ) -> SamNet:
-    """SAM, untrained, with the sizes that a checkpoint's keys have. Arguments and errors as its two parts."""
+    """SAM, untrained, with the sizes that a checkpoint's keys have. Arguments and errors as its parts and `SamNet`."""
     encoder = encoder_of(shapes, config)
     grid = (encoder.size[0] // encoder.patch, encoder.size[1] // encoder.patch)
     prompts, decoder = prompting_of(shapes, config, grid=grid, size=encoder.size)
-    return SamNet(encoder, prompts, decoder, candidates=candidates)
+    return SamNet(encoder, prompts, decoder, candidates=candidates, enlarge=enlarge)
 
 
 def count(shapes: Shapes, prefix: str) -> int:
