@@ -27,7 +27,7 @@ from segwise.nets.sam import MaskDecoder, PromptEncoder, SamNet, TwoWayTransform
 from segwise.nets.tiny_vit import TinyViT
 from segwise.prompt import Prompt
 from segwise.segmenter import Parts, Tree
-from segwise.weights import digest, require, tensors
+from segwise.weights import fill, opened
 
 CARD = ModelCard(
     title="LiteMedSAM",
@@ -159,8 +159,9 @@ def load(
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
     stop: Literal["empty", "quality", "area"] = "area",
     shift: bool = False,
+    checkpoint: str | None = None,
 ) -> Planes:
-    """LiteMedSAM with its released weights.
+    """LiteMedSAM with its released weights, or with others of the same net.
 
     Args:
         lift: "slices" answers on every slice that a box lies on; "propagate" prompts the middle slice of a box and
@@ -169,13 +170,16 @@ def load(
         stop: with lift=propagate, what ends a prompt that lies on one slice only.
         shift: shift z-scored MR by its minimum first; without it voxels <= 0 are black, as in the official path.
 
+        checkpoint: a file with the official key names, or a folder that holds "checkpoint.pth"; default: the
+            released weights.
+
     Raises:
-        WeightsError: the weights are missing or damaged; the message tells what to type.
+        WeightsError: the weights are missing, damaged or of another model; the message tells what to type.
     """
-    path = require("litemedsam", CARD)["lite_medsam.pth"]
+    weights = opened("litemedsam", CARD, checkpoint=checkpoint)
     network = net()
-    network.load_state_dict(tensors(path))
-    parts = Parts(network, LiteFrame(plane=plane, shift=shift), None, digest(path))
+    fill(network, weights.tensors, what=CARD.title)
+    parts = Parts(network, LiteFrame(plane=plane, shift=shift), None, weights.digest)
     return Propagate(parts, stop=stop) if lift == "propagate" else Slices(parts)
 
 

@@ -93,14 +93,26 @@ def read(path: Path) -> Checkpoint:
     Raises:
         WeightsError: as `opened`.
     """
-    path = path.expanduser()
-    if path.is_dir():
-        path = path / "checkpoint.pth"
-    if not path.is_file():
-        raise WeightsError(f"{path} is not there; expected a checkpoint (checkpoint=FILE), as its authors publish it")
+    path = _file(path.expanduser())
     content = held(path)
     sha = digest(path)
     return Checkpoint(path, content, _config(path.with_name("config.json")), sha if known(sha) else f"{UNKNOWN}:{sha}")
+
+
+def _file(path: Path) -> Path:
+    """The file itself, or "checkpoint.pth" of a folder."""
+    wanted = "expected a checkpoint (checkpoint=FILE), as its authors publish it"
+    if path.is_dir():
+        if not (path / "checkpoint.pth").is_file():
+            raise WeightsError(f"{path} is a folder without checkpoint.pth; {wanted}, or a folder that holds one")
+        return path / "checkpoint.pth"
+    if path.is_symlink() and not path.exists():
+        raise WeightsError(f"{path} is a link that leads to no file; {wanted}")
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"{path} is no regular file; {wanted}")
+    if not path.is_file():
+        raise WeightsError(f"{path} is not there; {wanted}")
+    return path
 
 
 def known(sha: str) -> bool:
@@ -137,14 +149,25 @@ def fill(net: Any, tensors: Mapping[str, Any], *, what: str, unused: tuple[str, 
         parts += [f"{len(extra)} not of this model (as {extra[0]})"] if extra else []
         parts += [f"{shaped[0]} is {tuple(came[shaped[0]].shape)}, expected {wanted[shaped[0]]}"] if shaped else []
         raise WeightsError(f"these weights do not fit {what}: {'; '.join(parts)}; expected a published file of {what}")
+    broken = next((key for key, value in came.items() if value.is_floating_point() and value.isnan().any()), "")
+    if broken:
+        raise WeightsError(f"{broken} of {what} holds values that are no numbers (NaN): a broken file; get it again")
     net.load_state_dict(came)
 
 
 def _config(path: Path) -> dict[str, Any]:
-    if not path.is_file() or path.stat().st_size > _CONFIG_LIMIT:
+    beside = f"{path} beside the checkpoint"
+    if path.is_symlink() and not path.exists():
+        raise WeightsError(f"{beside} is a link that leads to no file; mend or remove it")
+    if not path.is_file():
         return {}
+    if path.stat().st_size > _CONFIG_LIMIT:
+        raise WeightsError(f"{beside} has {path.stat().st_size:,} bytes, expected at most {_CONFIG_LIMIT:,}; remove it")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} beside the checkpoint is not JSON: {error}; mend or remove it") from error
-    return found if isinstance(found, dict) else {}
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise WeightsError(f"{beside} is not JSON: {reason}; mend or remove it") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{beside} holds a {type(found).__name__}, expected names with values; mend or remove it")
+    return found
