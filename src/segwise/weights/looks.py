@@ -77,9 +77,7 @@ def _guess(start: bytes) -> str:
         return "a TensorFlow model"
     if start.lstrip()[:1] in (b"{", b"["):
         return "a text in JSON"
-    try:
-        start.decode("ascii")
-    except UnicodeDecodeError:
+    if any(byte < 9 or byte > 126 for byte in start):
         return f"of no kind that Segwise knows (it begins with {start[:8].hex(' ')})"
     return "a text"
 

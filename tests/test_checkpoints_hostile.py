@@ -1,0 +1,465 @@
+"""Hostile and broken checkpoints: each one is answered in one clear message, runs nothing and allocates nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from segwise import weights
+from segwise.cli import app as program
+from segwise.errors import WeightsError
+
+torch = pytest.importorskip("torch")
+HUGE = 25_000_000_000  # values: 100 GB in float32
+Make = Callable[[Path, Path], None]  # file to write, canary that must never appear
+
+
+class Calls:
+    """An object whose unpickling calls something."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+def system(canary: Path) -> Calls:
+    return Calls(os.system, f"touch {canary}")
+
+
+def saved(content: object, **how: object) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream, **how)
+    return stream.getvalue()
+
+
+GOOD = saved({"w": torch.zeros(4)})
+OLD = saved({"w": torch.zeros(4)}, _use_new_zipfile_serialization=False)
+
+
+def rezip(
+    edit: Callable[[str, bytes], tuple[str, bytes]], *, packed: bool = False, more: dict[str, bytes] | None = None
+):
+    """GOOD with its records edited."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(GOOD)) as source, zipfile.ZipFile(stream, "w") as sink:
+        for info in source.infolist():
+            name, data = edit(info.filename, source.read(info))
+            sink.writestr(name, data, zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED)
+        for name, data in (more or {}).items():
+            sink.writestr(name, data)
+    return stream.getvalue()
+
+
+def repickle(*changes: tuple[bytes, bytes]) -> bytes:
+    """GOOD with bytes of its pickle replaced."""
+
+    def edit(name: str, data: bytes) -> tuple[str, bytes]:
+        if name.endswith("data.pkl"):
+            for old, new in changes:
+                assert data.count(old) == 1
+                data = data.replace(old, new)
+        return name, data
+
+    return rezip(edit)
+
+
+def long(n: int) -> bytes:
+    return b"\x8a\x08" + n.to_bytes(8, "little")
+
+
+STORAGE = (b"K\x04tq\x07", long(HUGE) + b"tq\x07")
+SHAPE = (b"QK\x00K\x04\x85", b"QK\x00" + long(HUGE) + b"\x85")
+STRIDE = (b"K\x01\x85", b"K\x00\x85")
+
+
+def safetensors(header: object, data: bytes = b"\0" * 16, length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def f32(begin: int, end: int, *shape: int, dtype: str = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+def tar(canary: Path) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            data = pickle.dumps(system(canary))
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def npz() -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, w=np.zeros(4))
+    return stream.getvalue()
+
+
+def npy_of_objects(canary: Path) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.array([system(canary)], dtype=object), allow_pickle=True)
+    return stream.getvalue()
+
+
+def script() -> bytes:
+    return rezip(lambda name, data: (name, data), more={"archive/constants.pkl": b"\x80\x02)."})
+
+
+def quantised() -> bytes:
+    content = {"w": torch.zeros(4, 4)}
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.save({"w": torch.quantize_per_tensor(content["w"], 0.1, 0, torch.qint8)}, stream)
+    return stream.getvalue()
+
+
+def overlapping_bomb() -> bytes:
+    """A zip whose table names the same bytes many times."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("archive/data.pkl", zipfile.ZipFile(io.BytesIO(GOOD)).read("archive/data.pkl"))
+        archive.writestr("archive/data/0", b"\0" * 100_000)
+        archive.filelist += [archive.filelist[-1]] * 50
+    return stream.getvalue()
+
+
+# name -> (bytes, or a maker given the canary; what the message must say)
+BROKEN: dict[str, tuple[bytes | Callable[[Path], bytes], str]] = {
+    "os_system": (lambda c: saved({"w": system(c)}), r"asks for (posix|os|nt)\.system, which is code"),
+    "eval": (lambda c: saved({"w": Calls(eval, f"open({str(c)!r}, 'w')")}), "asks for .*eval, which is code"),
+    "nested_reduce": (
+        lambda c: saved({"model": {"w": torch.zeros(2), "deep": [{"x": (1, [system(c)])}]}}),
+        r"system, which is code",
+    ),
+    "callable_class": (lambda c: saved({"w": Calls(subprocess.Popen, ["touch", str(c)])}), "Popen, which is code"),
+    "old_torch_with_code": (
+        lambda c: saved({"w": system(c)}, _use_new_zipfile_serialization=False),
+        "system, which is code|damaged",
+    ),
+    "bare_pickle": (lambda c: pickle.dumps({"w": system(c)}), "bare pickle, which may hold code"),
+    "pickle_of_numbers": (pickle.dumps({"w": [1, 2]}), "bare pickle"),
+    "legacy_tar": (tar, "is a tar archive"),
+    "whole_module": (saved(torch.nn.Linear(2, 2)), r"asks for torch\.nn\.modules\.linear\.Linear"),
+    "torchscript": (script(), "is a TorchScript program"),
+    "packed_zip_bomb": (
+        rezip(lambda n, d: (n, b"\0" * 50_000_000 if n.endswith("data/0") else d), packed=True),
+        "packed records",
+    ),
+    "overlapping_zip_bomb": (overlapping_bomb(), "declares more bytes than its"),
+    "huge_storage": (repickle(STORAGE), "not a file of plain tensors, or cut off or damaged"),
+    "huge_shape": (repickle(SHAPE), "not a file of plain tensors, or cut off or damaged"),
+    "huge_storage_and_shape": (repickle(STORAGE, SHAPE), "not a file of plain tensors, or cut off or damaged"),
+    "huge_by_stride_zero": (repickle(SHAPE, STRIDE), r"w declares \(25000000000,\), which is more than the file"),
+    "huge_old_storage": (OLD.replace(b"K\x04Nt", long(HUGE) + b"Nt"), "declares tensors of 25,000,000,000 values"),
+    "huge_bytes": (
+        rezip(
+            lambda n, d: (
+                n,
+                b"\x80\x02}X\x01\x00\x00\x00wcbuiltins\nbytearray\n" + long(4 * HUGE) + b"\x85Rs."
+                if n.endswith("data.pkl")
+                else d,
+            )
+        ),
+        "MemoryError|holds w",
+    ),
+    "zip_path_traversal": (
+        rezip(lambda n, d: (n, d), more={"../../evil.sh": b"x"}),
+        "records outside its own folder",
+    ),
+    "truncated_zip": (GOOD[: len(GOOD) // 2], "has no end .*cut off or damaged"),
+    "zip_without_record": (
+        rezip(lambda n, d: (n.replace("data/0", "data/7"), d)),
+        "not a file of plain tensors, or cut off or damaged",
+    ),
+    "short_record": (
+        rezip(lambda n, d: (n, d[:-1] if n.endswith("data/0") else d)),
+        "not a file of plain tensors, or cut off or damaged",
+    ),
+    "truncated_old": (OLD[: len(OLD) - 20], "cut off or damaged"),
+    "truncated_old_pickle": (OLD[:80], "old torch file that is cut off or damaged"),
+    "torn_pickle": (repickle((b"s.", b"s")), "cut off or damaged"),
+    "memo_of_nothing": (repickle((b"K\x04tq\x07", b"h\xfftq\x07")), "cut off or damaged"),
+    "wrong_magic": (b"\x93\x12GARBAGE" * 100, "of no kind that Segwise knows"),
+    "zeros": (b"\0" * 5000, "of no kind that Segwise knows"),
+    "empty": (b"", "is empty"),
+    "web_page": (b"<!DOCTYPE html><html><body>Sign in to download</body></html>", "web page saved under this name"),
+    "json_answer": (b'{"error": "Repository not found"}' * 3, "is a text in JSON|header does not fit"),
+    "lfs_pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 375042383\n",
+        "pointer of a git-LFS file",
+    ),
+    "onnx": (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0:\x9c" + b"\0" * 90, "is an ONNX model"),
+    "tensorflow": (b"\x08\x01\x12\xa9\x12\n\x9a\x0bsaved_model tensorflow" + b"\xff" * 90, "is a TensorFlow model"),
+    "keras": (b"\x89HDF\r\n\x1a\n" + b"\0" * 100, "is an HDF5 file"),
+    "numpy_pickle": (npy_of_objects, "is a NumPy array"),
+    "numpy_archive": (npz(), "archive of NumPy arrays"),
+    "gzip": (b"\x1f\x8b\x08\0" + b"\0" * 100, "is a gzip archive"),
+    "zip_of_a_checkpoint": (
+        rezip(lambda n, d: ("fold_0/checkpoint_final.pth", GOOD) if n.endswith("data.pkl") else ("a/" + n, d)),
+        r"zip archive that holds fold_0/checkpoint_final\.pth: unpack it",
+    ),
+    "st_negative_offset": (safetensors({"w": f32(-16, 0, 4)}), "safetensors file"),
+    "st_overlap": (safetensors({"a": f32(0, 16, 4), "b": f32(8, 16, 2)}), "safetensors file"),
+    "st_past_the_end": (safetensors({"w": f32(0, 4 * HUGE, HUGE)}), "safetensors file"),
+    "st_shape_lie": (safetensors({"w": f32(0, 16, HUGE)}), "safetensors file"),
+    "st_negative_shape": (safetensors({"w": f32(0, 16, -4)}), "safetensors file"),
+    "st_overflowing_shape": (safetensors({"w": f32(0, 16, 2**62, 2**62)}), "safetensors file"),
+    "st_bad_dtype": (safetensors({"w": f32(0, 16, 4, dtype="PICKLE")}), "safetensors file"),
+    "st_huge_header": (safetensors({"w": f32(0, 16, 4)}, length=2**60), "header does not fit the file"),
+    "st_header_bomb": (safetensors(b'{"w":' * 100_000), "header does not fit the file"),
+    "st_header_is_list": (safetensors(b'{"w": [1, 2]}'), "header does not fit the file"),
+    "st_truncated": (safetensors({"w": f32(0, 16, 4)}, b"\0" * 8), "safetensors file"),
+    "a_list": (saved([torch.zeros(2)]), "holds a list, expected names with tensors"),
+    "no_tensors": (saved({"epoch": 3}), "holds epoch …, expected names with tensors"),
+    "nothing_in_it": (saved({}), "holds nothing …, expected names with tensors"),
+    "key_is_a_number": (saved({0: torch.zeros(2)}), "names a tensor by 0, a int"),
+    "quantised": (quantised(), "w is quantised"),
+    "sparse": (saved({"w": torch.zeros(4, 4).to_sparse()}), "w is sparse"),
+    "meta": (saved({"w": torch.zeros(4, device="meta")}), "w is without values"),
+    "missing_keys": (saved({"image_encoder.x": torch.zeros(2)}), "missing|does not|not of|no SAM|not a|expected"),
+}
+MEMBERS = ("litemedsam", "sam")
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGWISE_WEIGHTS_DIR", str(tmp_path / "weights"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def segwise(monkeypatch, capfd):
+    """Run the program; (exit code, all it printed on one line)."""
+
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["segwise", *map(str, words)])
+        monkeypatch.delenv("SEGWISE_DEBUG", raising=False)
+        try:
+            program.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, " ".join("".join(capfd.readouterr()).split())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("scan") / "ct.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((6, 5, 4), np.float32), np.eye(4)), path)
+    return path
+
+
+def made(name: str, folder: Path) -> tuple[Path, Path, str]:
+    """The file, the canary, and what the message must say."""
+    canary = folder / "canary"
+    content, said = BROKEN[name]
+    path = folder / "checkpoint.pth"
+    path.write_bytes(content(canary) if callable(content) else content)
+    return path, canary, said
+
+
+def model(name: str):
+    """A model's `load`; skips while the model is not there."""
+    return pytest.importorskip(f"segwise.models.{name}").load
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(BROKEN) > 50
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_reading_answers_in_one_message(name, tmp_path):
+    path, canary, said = made(name, tmp_path)
+    with pytest.raises(WeightsError, match=said) as caught:
+        read = weights.read(path)
+        from segwise.models import litemedsam
+
+        weights.fill(litemedsam.net(), read.tensors, what="LiteMedSAM")
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 700 and "weights_only" not in message
+    assert "expected" in message
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("name", BROKEN)
+def test_loading_a_model_raises_nothing_else(name, member, tmp_path):
+    path, canary, _ = made(name, tmp_path)
+    with pytest.raises(WeightsError) as caught:
+        model(member)(checkpoint=str(path))
+    assert "\n" not in str(caught.value) and not canary.exists()
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_import_refuses_it_with_a_message_and_a_code(name, tmp_path, segwise):
+    path, canary, _ = made(name, tmp_path)
+    for words in (("import", path), ("import", "--trust", path)):
+        code, printed = segwise("weights", *words)
+        assert code == 2 and printed.startswith("error:") and "Traceback" not in printed, printed
+        assert "checkpoint.pth" in printed
+    assert not canary.exists()
+    assert not [p for p in (tmp_path / "weights").rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_segment_refuses_it_with_a_message_and_a_code(name, tmp_path, segwise, scan):
+    path, canary, _ = made(name, tmp_path)
+    out = tmp_path / "mask.nii.gz"
+    for member in MEMBERS:
+        if member == "sam" and not _there("sam"):
+            continue
+        spec = f"{member}(checkpoint={json.dumps(str(path))})"
+        code, printed = segwise("segment", scan, "-o", out, "-m", spec, "--box", "0,0,0,2,3,4")
+        assert code == 2 and "error:" in printed and "Traceback" not in printed, printed
+        assert "internal error" not in printed and "checkpoint.pth" in printed or "these weights" in printed
+    assert not canary.exists() and not out.exists()
+
+
+def _there(member: str) -> bool:
+    from segwise import catalog
+
+    return member in catalog.names("models")
+
+
+def test_places_that_are_no_files(tmp_path, segwise):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    cases = {
+        "folder": "is a folder without checkpoint.pth",
+        "loop": "is a link that leads to no file",
+        "dangling": "is a link that leads to no file",
+        "pipe": "is no regular file",
+        "none": "is not there",
+    }
+    for name, said in cases.items():
+        with pytest.raises(WeightsError, match=said):
+            weights.read(tmp_path / name)
+        code, printed = segwise("weights", "import", tmp_path / name)
+        assert code == 2 and printed.startswith("error:") and name in printed
+
+
+def test_a_link_to_a_good_file_is_read(tmp_path):
+    (tmp_path / "a.pth").write_bytes(GOOD)
+    (tmp_path / "b.pth").symlink_to(tmp_path / "a.pth")
+    assert list(weights.read(tmp_path / "b.pth").tensors) == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"[" * 200_000, "is not JSON"),
+        (b'{"a":' * 200_000, "nested too deep|is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"[1, 2]", "holds a list, expected names with values"),
+        (b'{"a": "' + b"x" * 10_000_001 + b'"}', "expected at most 10,000,000"),
+    ],
+)
+def test_the_config_beside_it(text, said, tmp_path):
+    (tmp_path / "checkpoint.pth").write_bytes(GOOD)
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(WeightsError, match=said) as caught:
+        weights.read(tmp_path)
+    assert len(str(caught.value)) < 500
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").symlink_to(tmp_path / "config.json")
+    with pytest.raises(WeightsError, match="leads to no file"):
+        weights.read(tmp_path)
+
+
+def test_weights_of_the_right_names_and_wrong_values(tmp_path):
+    from segwise.models import litemedsam
+
+    right = litemedsam.net().state_dict()
+    first = next(iter(right))
+    cases = {
+        "shape": ({**right, first: torch.zeros(7)}, r"is \(7,\), expected"),
+        "missing": ({k: v for k, v in right.items() if k != first}, r"1 missing \(as "),
+        "extra": ({**right, "evil": torch.zeros(1)}, r"1 not of this model \(as evil\)"),
+        "nan": ({**right, first: torch.full_like(right[first], float("nan"))}, r"no numbers \(NaN\)"),
+        "text": ({**right, "note": "hello"}, "expected names with tensors"),
+    }
+    for name, (content, said) in cases.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        with pytest.raises(WeightsError, match=said):
+            litemedsam.load(checkpoint=str(tmp_path / f"{name}.pth"))
+    torch.save({"model": right, "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}}, tmp_path / "fine.pth")
+    segmenter = litemedsam.load(checkpoint=str(tmp_path / "fine.pth"))
+    assert segmenter.parts.weights.startswith("unknown:")
+
+
+def test_tensors_within_themselves_and_a_thousand_names_for_one(tmp_path):
+    loop: dict[str, object] = {"w": torch.zeros(2)}
+    loop["me"] = loop
+    torch.save({"model": {"w": torch.zeros(2)}, "loop": loop}, tmp_path / "loop.pth")
+    assert list(weights.read(tmp_path / "loop.pth").tensors) == ["w"]
+    one = torch.zeros(100_000)
+    torch.save({f"w{i}": one for i in range(1000)}, tmp_path / "many.pth")
+    with pytest.raises(WeightsError, match="more than the file"):
+        weights.read(tmp_path / "many.pth")
+
+
+def test_what_training_scripts_keep_is_read_as_plain_values(tmp_path):
+    from argparse import Namespace
+
+    content = {
+        "network_weights": {"w": torch.ones(2)},
+        "logging": {"losses": [np.float64(1.5), np.float32(2.5), np.int64(3)], "curve": np.arange(6.0).reshape(2, 3)},
+        "args": Namespace(lr=0.1),
+        "_best_ema": np.float64(0.75),
+    }
+    torch.save(content, tmp_path / "checkpoint_final.pth")
+    read = weights.read(tmp_path / "checkpoint_final.pth")
+    assert read.tensors["w"].tolist() == [1, 1]
+    assert read.content["logging"]["losses"] == [1.5, 2.5, 3] and read.content["_best_ema"] == 0.75
+    assert read.content["logging"]["curve"].array.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert vars(read.content["args"]) == {"lr": 0.1}
+    torch.save({"w": torch.ones(2), "o": np.array([object()], dtype=object)}, tmp_path / "objects.pth")
+    with pytest.raises(WeightsError, match="not a file of plain tensors"):
+        weights.read(tmp_path / "objects.pth")
+
+
+def test_memory_is_bounded(tmp_path):
+    """All bombs in one process, whose memory in use may not grow by more than 200 MB."""
+    pytest.importorskip("resource")
+    bombs = [n for n in BROKEN if any(w in n for w in ("huge", "bomb", "lie", "past", "overflow"))]
+    paths = []
+    for name in bombs:
+        (tmp_path / name).mkdir()
+        paths.append(str(made(name, tmp_path / name)[0]))
+    code = (
+        "import resource, sys, torch\n"
+        "from segwise import weights\nfrom segwise.errors import WeightsError\n"
+        "weights_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for path in sys.argv[1:]:\n"
+        "    try:\n        weights.tensors(__import__('pathlib').Path(path))\n        print('read', path)\n"
+        "    except WeightsError as error:\n        pass\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - weights_before)\n"
+    )
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 200_000, done.stdout  # kilobytes
