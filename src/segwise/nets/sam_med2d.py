@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from segwise.nets.beside import Beside
 from segwise.nets.contract import Decoded, Marks, PromptNet
 from segwise.nets.sam import SamNet
-from segwise.nets.sam_vit import ImageEncoderViT, Shapes, count, sam_of
+from segwise.nets.sam_vit import Shapes, count, sam_of
 
 
 class ChannelSpaceAdapter(nn.Module):
@@ -77,11 +77,11 @@ class SamMed2dNet(PromptNet):
         return Decoded(logits, quality, low_res=low_res)
 
 
-def adapted(encoder: ImageEncoderViT, *, hidden: int | None = None) -> None:
+def adapted(encoder: Any, *, hidden: int | None = None) -> None:
     """Put a fresh adapter beside the MLP of each block (in place).
 
     Args:
-        encoder: of SAM.
+        encoder: SAM's `ImageEncoderViT`.
         hidden: of the gate; a quarter of the width by default.
     """
     width = encoder.pos_embed.shape[-1]
@@ -99,7 +99,7 @@ def net_of(shapes: Shapes, config: Mapping[str, Any], *, best_of_three: bool = T
     sam = sam_of(shapes, config, candidates="three" if best_of_three else "one")
     gate = shapes.get("image_encoder.blocks.0.Adapter.channel.0.weight")
     if gate is not None and count(shapes, "image_encoder.blocks."):
-        adapted(sam.image_encoder, hidden=int(gate[0]))  # type: ignore[arg-type]
+        adapted(sam.image_encoder, hidden=int(gate[0]))
     return SamMed2dNet(sam)
 
 
