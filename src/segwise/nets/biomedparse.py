@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import FocalNetConfig
 
 from segwise.nets import focal
 from segwise.nets.clip_text import CausalText
@@ -26,6 +27,7 @@ from segwise.nets.contract import Decoded, Marks, PromptNet
 LEVELS = 3  # maps that the decoder looks at
 GROUPS = 32  # of the GroupNorms
 STRIDE = 32
+WIDTH, LENGTH = 512, 77  # of the released model
 _PIXELS, _PREDICTOR = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor."
 _TEXT = f"{_PREDICTOR}lang_encoder.lang_encoder."
 UNUSED = {  # prefix of official keys -> why no word reaches them
@@ -381,7 +383,8 @@ def sine(x: Tensor, *, width: int | None = None) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Vectors of length one, as the official code makes them."""
-    return x / (x.norm(dim=-1, keepdim=True) + 1e-7)
+    out: Tensor = x / (x.norm(dim=-1, keepdim=True) + 1e-7)
+    return out
 
 
 def biomedparse_of(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any] | None = None) -> BiomedParseNet:
@@ -434,6 +437,28 @@ def biomedparse_of(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any
             incoming=width,
         ),
     )
+
+
+def released() -> BiomedParseNet:
+    """The network of biomedparse_v1.pt, untrained (configs/biomedparse_inference.yaml)."""
+    backbone = focal.FocalBackbone(
+        FocalNetConfig(
+            embed_dim=192,
+            depths=[2, 2, 18, 2],
+            hidden_sizes=[192, 384, 768, 1536],
+            focal_levels=[4] * 4,
+            focal_windows=[3] * 4,
+            drop_path_rate=0.0,
+            use_conv_embed=True,
+            use_post_layernorm=True,
+            normalize_modulator=True,
+            use_layerscale=True,
+        )
+    )
+    size = {"mask_width": WIDTH, "hidden": 2048, "heads": 8, "width": WIDTH}
+    text = CausalText(vocabulary=49408, length=LENGTH, width=WIDTH, layers=12, heads=8)
+    predictor = Predictor(Language(text, width=WIDTH), queries=101, layers=9, incoming=WIDTH, **size)
+    return BiomedParseNet(backbone, PixelDecoder([192, 384, 768, 1536], layers=6, **size), predictor)
 
 
 def ours(key: str) -> str:

@@ -66,6 +66,9 @@ class ClipTokenizer:
         content = json.dumps([sorted(vocabulary.items()), merges])
         self.digest = f"{zlib.crc32(content.encode()):08x}-{self.size}"
 
+    def __repr__(self) -> str:
+        return f"ClipTokenizer({self.digest})"
+
     def ids(self, texts: Sequence[str], *, length: int | None = LENGTH) -> Tokens:
         """Texts -> tokens.
 
