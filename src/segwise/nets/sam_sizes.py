@@ -43,9 +43,9 @@ def encoder(name: str, side: int) -> ImageEncoderViT:
     )
 
 
-def sam(name: str, side: int, *, masks: int = 4, candidates: Candidates = "auto") -> SamNet:
+def sam(name: str, side: int, *, masks: int = 4, candidates: Candidates = "auto", enlarge: bool = True) -> SamNet:
     """An untrained SAM of a published size with a decoder of so many masks."""
     grid = (side // PATCH, side // PATCH)
     prompts = PromptEncoder(width=WIDTH, grid=grid, size=(side, side))
     decoder = MaskDecoder(masks=masks, transformer=TwoWayTransformer())
-    return SamNet(encoder(name, side), prompts, decoder, candidates=candidates)
+    return SamNet(encoder(name, side), prompts, decoder, candidates=candidates, enlarge=enlarge)

@@ -19,6 +19,7 @@ from segwise.nets.sam import Candidates, Feedforward, MaskDecoder, PromptEncoder
 from segwise.nets.tiny_vit import ChannelNorm
 
 WINDOW = 14  # of the published models
+MASK_VALUES = 2**24  # of relative positions at a time: 64 MiB, one head of a map of 64 x 64
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -45,8 +46,7 @@ class PatchEmbed(nn.Module):
 class SpatialAttention(nn.Module):
     """Self-attention on a map, with a learned term for the distance in rows and one for that in columns.
 
-    The two terms are folded into queries and keys (a key carries the one-hot code of its row and of its column), so no
-    [T, T] table of positions is ever made.
+    The two terms are added as a mask, for as many heads at a time as keep that mask below 64 MiB.
     """
 
     def __init__(self, width: int, *, heads: int, size: tuple[int, int], bias: bool = True) -> None:
@@ -63,12 +63,10 @@ class SpatialAttention(nn.Module):
         q, k, v = self.qkv(x).view(b, h, w, 3, self.heads, -1).permute(3, 0, 4, 1, 2, 5)  # 3 of [B, heads, h, w, c]
         rows = torch.einsum("bnhwc,hkc->bnhwk", q, relative(self.rel_pos_h, h))
         columns = torch.einsum("bnhwc,wkc->bnhwk", q, relative(self.rel_pos_w, w))
-        scale = q.shape[-1] ** -0.5
-        row_code = torch.eye(h, dtype=k.dtype, device=k.device)[:, None].expand(*k.shape[:2], h, w, h)
-        column_code = torch.eye(w, dtype=k.dtype, device=k.device)[None].expand(*k.shape[:2], h, w, w)
-        q = torch.cat([q * scale, rows, columns], dim=-1).flatten(2, 3)
-        k = torch.cat([k, row_code, column_code], dim=-1).flatten(2, 3)
-        mixed = F.scaled_dot_product_attention(q, k, v.flatten(2, 3), scale=1.0)  # [B, heads, h*w, c]
+        step = max(1, MASK_VALUES // (b * (h * w) ** 2))
+        all_heads = (q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), rows, columns)
+        some = zip(*(x.split(step, dim=1) for x in all_heads), strict=True)
+        mixed = torch.cat([attended(*heads) for heads in some], dim=1)  # [B, heads, h*w, c]
         return self.proj(mixed.transpose(1, 2).reshape(b, h, w, width))  # type: ignore[no-any-return]
 
 
@@ -150,6 +148,12 @@ class ImageEncoderViT(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.neck(x.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Attention of [B, n, h*w, c] with terms [B, n, h, w, h] for rows and [B, n, h, w, w] for columns added."""
+    terms = (rows[..., None] + columns[..., None, :]).flatten(2, 3).flatten(3)  # [B, n, h*w, h*w]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=terms)
 
 
 def relative(table: Tensor, n: int) -> Tensor:
