@@ -333,7 +333,7 @@ def test_segment_refuses_it_with_a_message_and_a_code(name, tmp_path, segwise, s
         spec = f"{member}(checkpoint={json.dumps(str(path))})"
         code, printed = segwise("segment", scan, "-o", out, "-m", spec, "--box", "0,0,0,2,3,4")
         assert code == 2 and "error:" in printed and "Traceback" not in printed, printed
-        assert "internal error" not in printed and "checkpoint.pth" in printed or "these weights" in printed
+        assert ("internal error" not in printed and "checkpoint.pth" in printed) or "these weights" in printed
     assert not canary.exists() and not out.exists()
 
 

