@@ -144,17 +144,17 @@ def test_card_and_arguments_agree():
     ],
 )
 def test_words_mean_labels(words, variant, labels):
-    assert meshnet.meant(words, meshnet.CARD.labels[variant]) == labels
+    assert anatomy.among(words, meshnet.CARD.labels[variant]) == labels
 
 
 def test_what_is_not_on_the_list_is_refused_with_a_hint():
     labels = meshnet.CARD.labels["subcortical"]
     with pytest.raises(NoSuchStructure, match=r'"left thalamus": .* "thalamus" only with both sides together'):
-        meshnet.meant("left thalamus", labels)
+        anatomy.among("left thalamus", labels)
     with pytest.raises(NoSuchStructure, match=r'"cerebellum" is not among the 17 .*near: .*cerebellar'):
-        meshnet.meant("cerebellum", labels)
+        anatomy.among("cerebellum", labels)
     with pytest.raises(NoSuchStructure, match=r'"liver" is not among the 17 structures of this model$'):
-        meshnet.meant("liver", labels)
+        anatomy.among("liver", labels)
 
 
 def test_the_frame_takes_text():

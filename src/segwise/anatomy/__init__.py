@@ -22,9 +22,11 @@ import csv
 import difflib
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+
+from segwise.errors import NoSuchStructure
 
 REGIONS = (
     "Abdominal Organs",
@@ -172,6 +174,34 @@ def mirrored(name: str) -> str:
     if found is None or not found.side or not found.paired:
         return found.name if found else name
     return f"{'right' if found.side == 'left' else 'left'} {found.base}"
+
+
+def among(words: str, labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels of a closed list that some words mean.
+
+    Args:
+        words: any name that the vocabulary knows, or a label as it stands.
+        labels: common names.
+
+    Returns:
+        One label, or the left and the right one for a name without side.
+
+    Raises:
+        NoSuchStructure: none; says which is near, and if only both sides together are known.
+    """
+    name = resolve(words).name
+    if name in labels:
+        return (name,)
+    sides = union_of(name)
+    if sides and set(sides) <= set(labels):
+        return sides
+    together = without_side(name)
+    if together != name and together in labels:
+        raise NoSuchStructure(f'"{words}": this model knows "{together}" only with both sides together; ask for that')
+    alike = difflib.get_close_matches(name, labels, n=3, cutoff=0.55)
+    near = dict.fromkeys([*alike, *(label for label in labels if set(label.split()) & set(name.split()))])
+    hint = f"; near: {', '.join(list(near)[:4])}" if near else ""
+    raise NoSuchStructure(f'"{words}" is not among the {len(labels)} structures of this model{hint}')
 
 
 def terms() -> Mapping[str, Term]:

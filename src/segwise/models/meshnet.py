@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from segwise import anatomy, weights
 from segwise.card import ModelCard, WeightFile
-from segwise.errors import NoSuchStructure, PromptError
+from segwise.errors import PromptError
 from segwise.geometry import Array, Grid, Volume, regrid
 from segwise.lifts.conform import SIZE, conform
 from segwise.lifts.whole import Whole
@@ -268,7 +267,7 @@ class Conformed(Frame[tuple[str, ...]]):
         words = [mark.words for mark in prompt.marks if isinstance(mark, Text)]
         if not words:
             raise PromptError("meshnet takes a structure's name as text")
-        return meant(words[-1], self.labels)
+        return anatomy.among(words[-1], self.labels)
 
     def follow(self, mask: Array, window: Grid) -> tuple[str, ...]:
         """Nothing: a mask names no label."""
@@ -280,31 +279,3 @@ def normalised(values: Array) -> Array:
     low, high = np.quantile(values.astype(np.float32), [LOW, HIGH])
     scaled = (values.astype(np.float32) - np.float32(low)) / np.float32(high - low + EPS)
     return np.asarray(np.clip(scaled, 0, 1), dtype=np.float32)
-
-
-def meant(words: str, labels: tuple[str, ...]) -> tuple[str, ...]:
-    """The labels of a closed list that some words mean.
-
-    Args:
-        words: any name that the vocabulary knows, or a label as it stands.
-        labels: common names.
-
-    Returns:
-        One label, or the left and the right one for a name without side.
-
-    Raises:
-        NoSuchStructure: none; says which is near, and if only both sides together are known.
-    """
-    name = anatomy.resolve(words).name
-    if name in labels:
-        return (name,)
-    sides = anatomy.union_of(name)
-    if sides and set(sides) <= set(labels):
-        return sides
-    together = anatomy.without_side(name)
-    if together != name and together in labels:
-        raise NoSuchStructure(f'"{words}": this model knows "{together}" only with both sides together; ask for that')
-    alike = difflib.get_close_matches(name, labels, n=3, cutoff=0.55)
-    near = dict.fromkeys([*alike, *(label for label in labels if set(label.split()) & set(name.split()))])
-    hint = f"; near: {', '.join(list(near)[:4])}" if near else ""
-    raise NoSuchStructure(f'"{words}" is not among the {len(labels)} structures of this model{hint}')
