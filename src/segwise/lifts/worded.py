@@ -89,7 +89,8 @@ class Worded(Planes):
 
     def presence_by_slice(self, state: State, asks: Sequence[Ask]) -> Array:
         """float64 [A, D]: how surely each slice of the prepared volume shows what is asked."""
-        return np.array([sure for _, _, sure in self._slices(state, asks)]).T.reshape(len(asks), -1)
+        sure = [sure for _, _, sure in self._slices(state, asks)]
+        return np.array(sure, dtype=np.float64).T if asks else np.empty((0, state.volume.grid.shape[0]))
 
     def _slices(self, state: State, asks: Sequence[Ask]) -> Iterator[tuple[int, list[Piece], list[float]]]:
         """Slice by slice: its index, an answer an ask, a presence an ask."""

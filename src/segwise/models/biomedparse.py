@@ -88,7 +88,7 @@ CARD = ModelCard(
         "The structures listed here are those of its constants and demonstration on CT and MR; X-ray, ultrasound, "
         "pathology and others are left out"
     ),
-    parameters_m=340.1,
+    parameters_m=340.4,
     memory="1.9 GB of weights; about 180 MB of features a slice at 1024 x 1024",
     input=(
         "every slice of a plane by itself, padded to a square, 1024 x 1024, 8 bit: CT by the window of site= (abdomen "
@@ -513,7 +513,7 @@ def _unknown(words: str, found: anatomy.Resolved, modality: str) -> str:
     if other:
         return f'"{words}": {CARD.title} knows it on {" and ".join(other)}, not on {modality}; open=true asks anyway'
     listed = {name for table in KNOWN.values() for name in table}
-    shared = [name for name in sorted(listed) if set(name.split()) & set(found.name.split())]
+    shared = [name for name in sorted(listed) if set(name.split()) & set(found.name.split()) - {"left", "right"}]
     near = list(dict.fromkeys([*(name for name in found.near if name in listed), *shared]))[:4]
     hint = f"; near: {', '.join(near)}" if near else ""
     return f'"{words}" is not among the {len(listed)} structures of {CARD.title}{hint}; open=true asks anyway'
