@@ -59,7 +59,7 @@ def prepared(model: Any, volume: Volume, fixture: Fixture) -> dict[str, Any]:
 
 
 def _first_window(model: Any, volume: Volume, patch: np.ndarray) -> Any:
-    image = torch.from_numpy(model.parts.frame.view(volume, volume.grid))
+    image = torch.from_numpy(np.array(model.parts.frame.view(volume, volume.grid)))
     image, _ = model.tiling.padded(image)
     d, h, w = patch.shape[2:]
     found = image[None, :, :d, :h, :w]

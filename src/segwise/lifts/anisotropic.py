@@ -15,6 +15,7 @@ from scipy import ndimage
 from segwise.geometry import Array, Grid, Shape
 
 THICK = 3.0  # largest over smallest spacing from which slices are resized apart
+SAME = 1e-5  # relative difference below which two spacings are one
 
 
 def thick_axis(
@@ -31,7 +32,7 @@ def thick_axis(
         return None
     for spacing in (now_mm,) if force else (now_mm, then_mm):
         if force or max(spacing) / min(spacing) > threshold:
-            axes = [i for i, s in enumerate(spacing) if s == max(spacing)]
+            axes = [i for i, s in enumerate(spacing) if s > max(spacing) * (1 - SAME)]
             return axes[0] if len(axes) == 1 else None
     return None
 

@@ -64,7 +64,7 @@ def ranked(
         if (low < high).all():
             offset = np.array((at, 0, 0))
             inside = logits[(slice(None), *slices(low, high))].float()
-            values, classes = _top(inside.half().float() if half else inside, min(ranks, n_classes), half=half)
+            values, classes = _top(inside, min(ranks, n_classes), half=half)
             found.append(Slab(low + offset, values, classes.astype(dtype)))
             best[slices(low + offset, high + offset)] = classes[0]
         at += logits.shape[1]
@@ -74,7 +74,8 @@ def ranked(
 def _top(logits: torch.Tensor, ranks: int, *, half: bool) -> tuple[Array, Array]:
     """The best classes of [K, d, h, w], greatest first and the first of equals: values and classes [R, d, h, w]."""
     found, order = logits.permute(1, 2, 3, 0).topk(ranks, dim=-1)  # [d, h, w, R]
-    values, classes = _first(found), _first(order.to(torch.int16))
+    kind = np.float16 if half else np.float32
+    values, classes = _first(found).astype(kind), _first(order.to(torch.int16))
     winner = logits.argmax(0).to(torch.int16).cpu().numpy()  # the first of equals
     if ranks > 1:
         other = classes[0] != winner
@@ -82,10 +83,8 @@ def _top(logits: torch.Tensor, ranks: int, *, half: bool) -> tuple[Array, Array]
         places = np.nonzero(other)
         classes[(listed[other], *places)] = classes[0][other]
         classes[0] = winner
-        kind = np.float16 if half else np.float32
-        below = np.nextafter(values[0].astype(kind), kind(-np.inf))
-        values[1:] = np.minimum(values[1:], below)
-    return (values.astype(np.float16) if half else values), classes
+        values[1:] = np.minimum(values[1:], np.nextafter(values[0], kind(-np.inf)))
+    return values, classes
 
 
 def kept(found: list[Slab], best: Array, keep: Array) -> Tree:

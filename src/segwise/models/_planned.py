@@ -132,11 +132,10 @@ class PlannedFrame(WindowFrame):
         return ()
 
     def restore(self, logits: Array, have: Grid, want: Grid) -> Array:
-        """Logits at the file's voxels, rounded to half precision as nnU-Net keeps them."""
+        """float32 logits at the file's voxels: linear, in plane and across slices as the plans say."""
         given = self.recipe.back
-        apart = _apart(given, have.spacing_mm, want.spacing_mm)
-        found = straight(logits, have, want, apart=apart, order_apart=int(given.get("order_z", 0)))
-        return np.asarray(found.astype(np.float16))
+        apart = _apart(given, self._spacing(want), want.spacing_mm)
+        return straight(logits, have, want, apart=apart, order_apart=int(given.get("order_z", 0)))
 
     def _spacing(self, grid: Grid) -> tuple[float, float, float]:
         own = self.recipe.spacing_mm
