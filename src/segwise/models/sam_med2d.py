@@ -240,6 +240,7 @@ def published() -> list[flops.Published]:
     with torch.device("meta"):
         net = sam_med2d.SamMed2dNet(sam_sizes.sam("b", 256, candidates="three"))
         sam_med2d.adapted(net.sam.image_encoder)
+        net.requires_grad_(False)  # the counter wants no gradients
         image, features = torch.zeros(1, 3, 1, 256, 256), torch.zeros(1, 256, 16, 16)
         marks = Marks(torch.zeros(1, dtype=torch.int64), boxes=torch.zeros(1, 2, 3))
     stages = {"encoder": lambda: net.encode(image), "decoder": lambda: net.sam.decode(features, marks)}

@@ -6,6 +6,7 @@ token but the masks' own, the "no mask" embedding on the image, and all masks of
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,8 +16,10 @@ from torch.nn import functional as F
 
 from segwise.nets.contract import ClosedNet
 from segwise.nets.sam import MaskDecoder, Mlp, PromptEncoder
-from segwise.nets.sam_vit import ImageEncoderViT, Shapes, count, encoder_of, prompting_of
+from segwise.nets.sam_vit import ImageEncoderViT, Shapes, encoder_of, prompting_of
 from segwise.nets.tiny_vit import ChannelNorm
+
+FINER = (256, 64, 32, 16, 8)  # channels of MA-SAM's upscaling
 
 
 class Classes(NamedTuple):
@@ -93,7 +96,9 @@ def net_of(shapes: Shapes, config: Mapping[str, Any]) -> ClosedSam:
     grid = (encoder.size[0] // encoder.patch, encoder.size[1] // encoder.patch)
     prompts, decoder = prompting_of(shapes, config, grid=grid, size=encoder.size)
     if "mask_decoder.output_upscaling.9.weight" in shapes:
-        _finer(decoder, shapes)
+        first = shapes["mask_decoder.output_upscaling.0.weight"][0]
+        widths = [first, *(shapes[f"mask_decoder.output_upscaling.{i}.weight"][1] for i in (0, 3, 6, 9))]
+        finer(decoder, widths, masks=shapes["mask_decoder.mask_tokens.weight"][0])
     mean, std = config.get("pixel_mean", (0.0, 0.0, 0.0)), config.get("pixel_std", (1.0, 1.0, 1.0))
     return ClosedSam(encoder, prompts, decoder, mean=mean, std=std)
 
@@ -123,15 +128,18 @@ def resized(base: Mapping[str, Tensor], grid: tuple[int, int]) -> dict[str, Tens
     return out
 
 
-def _finer(decoder: MaskDecoder, shapes: Shapes) -> None:
-    """MA-SAM's upscaling by sixteen in place of SAM's by four."""
-    widths = [shapes[f"mask_decoder.output_upscaling.{i}.weight"] for i in (0, 3, 6, 9)]
+def finer(decoder: MaskDecoder, widths: Sequence[int], *, masks: int) -> None:
+    """MA-SAM's upscaling by sixteen in place of SAM's by four (in place).
+
+    Args:
+        decoder: SAM's.
+        widths: channels before and after each of the four transposed convolutions, e.g. `FINER`.
+        masks: of the decoder.
+    """
     layers: list[nn.Module] = []
-    for i, (wide, narrow, *_) in enumerate(widths):
-        last = i == len(widths) - 1
-        norm = [] if last else [ChannelNorm(narrow)]
+    for i, (wide, narrow) in enumerate(itertools.pairwise(widths)):
+        norm = [ChannelNorm(narrow)] if i < len(widths) - 2 else []
         layers += [nn.ConvTranspose2d(wide, narrow, 2, 2), *norm, nn.GELU()]
     decoder.output_upscaling = nn.Sequential(*layers)
     own = decoder.mask_tokens.embedding_dim
-    masks = count(shapes, "mask_decoder.output_hypernetworks_mlps.")
-    decoder.output_hypernetworks_mlps = nn.ModuleList(Mlp(own, own, widths[-1][1], depth=3) for _ in range(masks))
+    decoder.output_hypernetworks_mlps = nn.ModuleList(Mlp(own, own, widths[-1], depth=3) for _ in range(masks))
