@@ -19,9 +19,11 @@ from segwise import weights
 from segwise.errors import NoSuchStructure, PromptError, WeightsError
 from segwise.geometry import Channel, Grid, Volume
 from segwise.lifts.worded import Worded
+from segwise.models import _biomedparse as official_way
 from segwise.models import biomedparse
 from segwise.models.biomedparse import ParseFrame
 from segwise.nets import biomedparse as nets
+from segwise.nets import biomedparse_decoder as decoders
 from segwise.nets import clip_text, focal
 from segwise.nets.clip_text import CausalText, ClipTokenizer
 from segwise.nets.contract import Decoded, Marks
@@ -56,8 +58,8 @@ def tiny() -> nets.BiomedParseNet:
     backbone = focal.FocalBackbone(focal.FocalNetConfig(**config, focal_windows=[3] * 4, **flags))
     size = {"mask_width": 32, "hidden": 16, "heads": 2, "width": 32}
     text = CausalText(vocabulary=300, length=40, width=16, layers=1, heads=2)
-    predictor = nets.Predictor(nets.Language(text, width=32), queries=5, layers=4, incoming=32, **size)
-    net = nets.BiomedParseNet(backbone, nets.PixelDecoder([8, 16, 32, 64], layers=1, **size), predictor)
+    predictor = decoders.Predictor(decoders.Language(text, width=32), queries=5, layers=4, incoming=32, **size)
+    net = nets.BiomedParseNet(backbone, decoders.PixelDecoder([8, 16, 32, 64], layers=1, **size), predictor)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for tensor in net.parameters():
@@ -136,17 +138,17 @@ def test_a_square_ct_slice_is_windowed_scaled_and_cut():
     values = np.linspace(-500, 500, 30 * 30).reshape(30, 30)
     grey = (np.clip(values, -150, 250) + 150) / 400 * 255
     expected = transform.resize(grey, (S, S), order=3, mode="constant", preserve_range=True, anti_aliasing=True)
-    image = biomedparse.slice_image(values, (-150.0, 250.0), size=S)
+    image = official_way.slice_image(values, (-150.0, 250.0), size=S)
     assert image.dtype == np.uint8 and np.array_equal(image[..., 1], expected.astype(np.uint8))
 
 
 def test_what_the_original_cannot_scale_is_black():
     for window in ((-150.0, 250.0), None):
         for values in (np.zeros((4, 7)), np.full((4, 7), -3.0), np.full((4, 7), np.nan)):
-            assert not biomedparse.slice_image(values, window, size=S).any()
+            assert not official_way.slice_image(values, window, size=S).any()
     values = np.linspace(0, 100, 28).reshape(4, 7)
     values[0, 3] = np.nan
-    assert biomedparse.slice_image(values, None, size=S).any()
+    assert official_way.slice_image(values, None, size=S).any()
 
 
 @pytest.mark.parametrize("shape", [(20, 31), (31, 20), (20, 20), (5, 9)])
@@ -154,7 +156,7 @@ def test_padding_comes_off_again(tokenizer, shape):
     frame = ParseFrame(tokenizer, 40, size=S)
     grid = Grid((1, *shape), np.eye(4))
     ramp = np.zeros((1, 1, 1, S // 4, S // 4), dtype=np.float32) + np.arange(S // 4)
-    top, left = biomedparse.padding(*shape)
+    top, left = official_way.padding(*shape)
     assert frame.restore(ramp, grid).shape == (1, 1, 1, *shape)
     assert abs((shape[0] + 2 * top) - (shape[1] + 2 * left)) <= 1
 
@@ -176,9 +178,9 @@ def test_synonyms_reach_the_words_of_training(tokenizer):
 def test_every_listed_structure_is_known_and_the_list_is_complete(tokenizer):
     frame = ParseFrame(tokenizer, 40, size=S)
     listed = biomedparse.CARD.labels[""]
-    assert set(listed) == {name for table in biomedparse.KNOWN.values() for name in table}
+    assert set(listed) == {name for table in official_way.KNOWN.values() for name in table}
     assert all(frame.known(name, "") is not None for name in listed)
-    assert set(biomedparse.KNOWN) == set(biomedparse.CARD.modalities)
+    assert set(official_way.KNOWN) == set(biomedparse.CARD.modalities)
 
 
 def test_other_words_are_refused_or_asked_as_they_stand(tokenizer):
@@ -223,8 +225,8 @@ def test_likeness_is_the_product_of_four_tests():
     probability[:4] = 0.8
     uniform = [(1, 1)] * 4  # the distribution function is the identity
     p = np.prod([2 * min(x, 1 - x) for x in (0.8 * 255 / 256, 0.25, 0.25, 0.25)])
-    assert biomedparse.likeness(image, probability, uniform) == pytest.approx(p**0.25)
-    assert biomedparse.likeness(image, probability * 0.6, uniform) == 0.0
+    assert official_way.likeness(image, probability, uniform) == pytest.approx(p**0.25)
+    assert official_way.likeness(image, probability * 0.6, uniform) == 0.0
 
 
 def test_a_structure_unlike_its_distribution_is_absent(tokenizer):

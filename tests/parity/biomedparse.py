@@ -10,6 +10,7 @@ import torch
 from parity.harness import Fixture, Skip
 from segwise import weights
 from segwise.models import biomedparse
+from segwise.models._biomedparse import resized
 from segwise.nets import biomedparse as nets
 
 UNUSED = {
@@ -63,7 +64,7 @@ def outputs(fixture: Fixture) -> dict[str, Any]:
         "aux0_pred_masks": said.first[0][None],
         "aux0_pred_captions": said.first[1][None],
         "mask_features": features["mask"],
-        "probability": biomedparse.resized(chosen, io["in.image"].shape[:2])[:, 0].sigmoid(),
+        "probability": resized(chosen, io["in.image"].shape[:2])[:, 0].sigmoid(),
         "match_scores": said.scores,
         "matched_query": said.matched,
         "match_gap": best[0] - best[1],

@@ -19,9 +19,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from scipy import stats
-from skimage import transform
-from torch.nn import functional as F
 
 from segwise import anatomy, weights
 from segwise.card import ModelCard, WeightFile
@@ -30,6 +27,17 @@ from segwise.geometry import Array, Channel, Grid, Volume, regrid
 from segwise.lifts.grey import CT_BELOW, SHEAR, lowest
 from segwise.lifts.planes import AXES
 from segwise.lifts.worded import Worded, WordFrame
+from segwise.models._biomedparse import (
+    KNOWN,
+    WINDOWS_HU,
+    Known,
+    as_stored,
+    likeness,
+    padding,
+    resized,
+    slice_image,
+    unknown,
+)
 from segwise.nets import biomedparse as nets
 from segwise.nets.clip_text import ClipTokenizer
 from segwise.nets.contract import Marks
@@ -120,80 +128,8 @@ CARD = ModelCard(
 NAME = "biomedparse"
 SIZE = 1024
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-WINDOWS_HU = {
-    "abdomen": (-150.0, 250.0),
-    "lung": (-1000.0, 1000.0),
-    "pelvis": (-55.0, 200.0),
-    "liver": (-25.0, 230.0),
-    "colon": (-68.0, 187.0),
-    "pancreas": (-100.0, 200.0),
-}
-MR_PERCENTILES = (0.5, 99.5)
 P_VALUE = 0.05
 _CODE = "biomedparse-1"
-
-
-@dataclass(frozen=True)
-class Known:
-    """How the model names a structure in one kind of image.
-
-    Attributes:
-        word: in its training.
-        site: part of the body, in its training.
-        image: kind of image in target_dist.json, or "".
-    """
-
-    word: str
-    site: str
-    image: str = ""
-
-    def sentence(self, modality: str) -> str:
-        """ "liver in abdomen CT"."""
-        return " ".join([self.word, "in", self.site, {"MR": "MRI"}.get(modality, modality)]).strip()
-
-
-def _alike(names: str, site: str, image: str = "") -> dict[str, Known]:
-    return {name: Known(name, site, image) for name in names.split(", ")}
-
-
-_ABDOMEN = (
-    "liver, spleen, pancreas, stomach, duodenum, esophagus, gallbladder, kidney, left kidney, right kidney, "
-    "adrenal gland, left adrenal gland, right adrenal gland, aorta"
-)
-KNOWN: Mapping[str, Mapping[str, Known]] = {
-    "CT": {
-        **_alike(_ABDOMEN, "abdomen", "CT-Abdomen"),
-        "inferior vena cava": Known("postcava", "abdomen", "CT-Abdomen"),
-        "urinary bladder": Known("bladder", "pelvis"),
-        **_alike("prostate, uterus", "pelvis"),
-        "kidney cyst": Known("kidney cyst", "kidney"),
-        "kidney tumor": Known("tumor", "kidney"),
-        "liver tumor": Known("tumor", "liver", "CT-Liver"),
-        "liver vessel": Known("vessel", "liver", "CT-Liver"),
-        "pancreas tumor": Known("tumor", "pancreas"),
-        "colon tumor": Known("tumor", "colon"),
-        "lung tumor": Known("tumor", "lung", "CT-Chest"),
-        "lung nodule": Known("nodule", "lung", "CT-Chest"),
-        "lung infiltrate": Known("COVID-19 infection", "lung", "CT-Chest"),
-    },
-    "MR": {
-        **_alike(_ABDOMEN, "abdomen", "MRI-Abdomen"),
-        "inferior vena cava": Known("postcava", "abdomen", "MRI-Abdomen"),
-        "urinary bladder": Known("bladder", "pelvis"),
-        "left ventricle": Known("left heart ventricle", "heart", "MRI-Cardiac"),
-        "right ventricle": Known("right heart ventricle", "heart", "MRI-Cardiac"),
-        "myocardium": Known("myocardium", "heart", "MRI-Cardiac"),
-        "left atrium": Known("left heart atrium", "heart"),
-        "glioma": Known("lower-grade glioma", "brain"),
-        "whole tumor": Known("whole tumor", "brain"),
-        **_alike("tumor core, edema", "brain", "MRI-FLAIR-Brain"),
-        **_alike("enhancing tumor, non-enhancing tumor", "brain", "MRI-T1-Gd-Brain"),
-        **_alike("anterior hippocampus, posterior hippocampus", "brain"),
-        "prostate": Known("prostate", "prostate"),
-        "prostate transition zone": Known("prostate transitional zone", "prostate"),
-        "prostate peripheral zone": Known("prostate peripheral zone", "prostate"),
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -303,7 +239,7 @@ class ParseFrame(WordFrame):
                 return table[found.name]
         if self.open:
             return None
-        raise NoSuchStructure(_unknown(words, found, modality))
+        raise NoSuchStructure(unknown(words, found, modality))
 
     def presence(self, prepared: Volume, window: Grid, logits: Array, words: str) -> float:
         """Of one slice: by the official test where there is a distribution, else the mean foreground probability."""
@@ -327,73 +263,11 @@ class ParseFrame(WordFrame):
         return np.ascontiguousarray(full[:, :, None].numpy())
 
 
-def slice_image(values: Array, window_hu: tuple[float, float] | None, *, size: int) -> Array:
-    """One slice as the official readers make it.
-
-    Args:
-        values: [H, W]; what is not finite counts as the lowest.
-        window_hu: (low, high) of CT; None: percentiles 0.5 and 99.5 of what is > 0.
-        size: S.
-
-    Returns:
-        uint8 [S, S, 3], three equal channels; cut, not rounded. Black if nothing lies between the limits.
-    """
-    values = np.nan_to_num(values.astype(np.float64), nan=lowest(values), posinf=lowest(values), neginf=lowest(values))
-    above = values[values > 0]
-    if window_hu is None and not above.size:
-        return np.zeros((size, size, 3), dtype=np.uint8)
-    low, high = window_hu if window_hu is not None else np.percentile(above, MR_PERCENTILES)
-    cut = np.clip(values, low, high)
-    if cut.max() <= cut.min():
-        return np.zeros((size, size, 3), dtype=np.uint8)
-    grey = (cut - cut.min()) / (cut.max() - cut.min()) * 255.0
-    top, left = padding(*grey.shape)
-    grey = np.pad(grey, ((top, top), (left, left)))
-    small = transform.resize(grey, (size, size), order=3, mode="constant", preserve_range=True, anti_aliasing=True)
-    return np.repeat(small.astype(np.uint8)[:, :, None], 3, axis=2)
-
-
-def padding(height: int, width: int) -> tuple[int, int]:
-    """(rows above and below, columns left and right) that make a slice square; short by one if they cannot be equal."""
-    return max(0, (width - height) // 2), max(0, (height - width) // 2)
-
-
-def resized(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """[Q, M, h, w] on another size, bilinear, half-pixel convention."""
-    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
-
-
-def likeness(image: Array, probability: Array, beta: Any) -> float:
-    """How well a mask and what lies under it fit a structure's distributions, in [0, 1].
-
-    Args:
-        image: uint8 [S, S, 3].
-        probability: [S, S].
-        beta: four (a, b): of the mean probability inside, and of mean red, green and blue inside.
-
-    Returns:
-        The fourth root of the product of four two-sided Kolmogorov-Smirnov p-values, each of one number; 0 for an
-        empty mask.
-    """
-    mask = probability * 255
-    inside = mask >= 128
-    if mask.max() <= 127 or not inside.any():
-        return 0.0
-    means = [mask[inside].mean() / 256, *(image[..., c][inside].mean() / 256 for c in range(3))]
-    p = [stats.ks_1samp([m], stats.beta(*ab[:2]).cdf).pvalue for m, ab in zip(means, beta, strict=False)]
-    return float(np.prod(p) ** 0.25)
-
-
-def as_stored(grid: Grid, plane: str) -> str:
-    """The axes of a plane's slices with rows and columns in the file's own order and direction."""
-    first = grid.axis_of(plane)
-    return grid.axes[first] + "".join(letter for i, letter in enumerate(grid.axes) if i != first)
-
-
 def load(
     *,
     checkpoint: str | None = None,
     tokenizer: str | None = None,
+    lift: Literal["slices"] = "slices",
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
     turn: Literal["upright", "stored"] = "upright",
     site: Literal["abdomen", "lung", "pelvis", "liver", "colon", "pancreas"] = "abdomen",
@@ -408,6 +282,7 @@ def load(
         checkpoint: a file in the format of biomedparse_v1.pt, or its folder; None for the released weights.
         tokenizer: a folder or file with CLIP's tokenizer; None: beside the checkpoint, else "clip" in the weights
             folder.
+        lift: "slices": every slice is asked; a name says nothing that could be followed from one slice to the next.
         plane: of the slices.
         turn: "upright" shows rows to P and columns to L; "stored" the file's own order, as the original shows NIfTI.
         site: whose window a CT has.
@@ -506,14 +381,3 @@ def _distributions() -> dict[str, Any]:
         return {}
     path = weights.require(NAME, CARD, variant="recognition")[file]
     return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _unknown(words: str, found: anatomy.Resolved, modality: str) -> str:
-    other = [name for name, table in KNOWN.items() if found.name in table]
-    if other:
-        return f'"{words}": {CARD.title} knows it on {" and ".join(other)}, not on {modality}; open=true asks anyway'
-    listed = {name for table in KNOWN.values() for name in table}
-    shared = [name for name in sorted(listed) if set(name.split()) & set(found.name.split()) - {"left", "right"}]
-    near = list(dict.fromkeys([*(name for name in found.near if name in listed), *shared]))[:4]
-    hint = f"; near: {', '.join(near)}" if near else ""
-    return f'"{words}" is not among the {len(listed)} structures of {CARD.title}{hint}; open=true asks anyway'
