@@ -117,7 +117,12 @@ def member(kind: str, name: str, *, json: bool) -> None:
         sys.stdout.write(catalog.plan_path(name).read_text(encoding="utf-8"))
         return
     found = catalog.member(kind, name)
-    facts = {"name": name, "arguments": {p.name: str(p) for p in found.parameters.values()}, **_fields(found.card)}
+    facts: dict[str, Any] = {
+        "name": name,
+        "arguments": {p.name: str(p) for p in found.parameters.values()},
+        **_fields(found.card),
+    }
+    facts |= _weights_here(name) if kind == "models" and found.card.weights else {}
     if json:
         data(facts)
         return
@@ -129,6 +134,22 @@ def member(kind: str, name: str, *, json: bool) -> None:
         _out.print(f"  [bold]{key.replace('_', ' ')}[/]: {escape(lines[0])}")
         for line in lines[1:]:
             _out.print(f"    {escape(line)}")
+
+
+def _weights_here(name: str) -> dict[str, Any]:
+    """The state of a model's files on this machine, and whether its terms were accepted."""
+    from segwise.weights.local import status
+
+    own = [item for item in status() if item.model == name]
+    lines = tuple(
+        f"{item.file}: {item.state}{f', {item.reason}' if item.reason else ''}, "
+        f"{f'{item.n_bytes:,} bytes' if item.n_bytes else 'size not stated'}, "
+        f"{'digest known' if item.sha256 else 'digest not stated by a public source'}, from {item.source}"
+        for item in own
+    )
+    terms = "not accepted on this machine: segwise weights accept " + name
+    asked = {"acceptance": "accepted on this machine" if own[0].accepted else terms} if own[0].non_commercial else {}
+    return {"weights_here": lines, **asked}
 
 
 def cases(found: Sequence[Mapping[str, Any]], *, json: bool) -> None:
@@ -218,20 +239,30 @@ def weights(found: Sequence[Any], *, json: bool) -> None:
     if json:
         data(found)
         return
-    table = _table("model", "file", "MB", "licence", "state")
+    table = _table("model", "file", "MB", "licence", "SHA-256", "state")
     for item in found:
-        facts = (item.model, item.file, f"{item.n_bytes / 1e6:.1f}", item.licence, item.state)
+        size = f"{item.n_bytes / 1e6:.1f}" if item.n_bytes else "?"
+        known = "known" if item.sha256 else "not stated"
+        facts = (item.model, item.file, size, item.licence + _terms(item), known, item.state)
         table.add_row(*(escape(str(fact)) for fact in facts))
     _print(table)
 
 
-def pull(names: Sequence[str], *, variant: str) -> None:
+def _terms(item: Any) -> str:
+    if not item.non_commercial:
+        return ""
+    return " (non-commercial: accepted)" if item.accepted else " (non-commercial: not accepted)"
+
+
+def pull(names: Sequence[str], *, variant: str, source: str = "", accept: bool = False) -> None:
     """Bring weights with a progress bar, and show their licence."""
     from segwise import weights as store
 
     for name in names:
         with progress() as tick:
-            found = store.pull(name, variant=variant, progress=_counting(tick))
+            found = store.pull(
+                name, variant=variant, source=source, accept_non_commercial=accept, progress=_counting(tick)
+            )
         if not found.files:
             _out.print(f"[bold]{escape(name)}[/]: needs no weights")
             continue
@@ -239,6 +270,51 @@ def pull(names: Sequence[str], *, variant: str) -> None:
         _out.print(f"[bold]{escape(name)}[/]: {len(found.files)} files, {escape(terms)}, from {escape(found.source)}")
         for path in found.files:
             _out.print(f"  {escape(str(path))}" + ("" if path in found.fetched else " (was there)"))
+        for path in found.unverified:
+            note(
+                f"{path.name}: no public source states its SHA-256 ({store.digest(path)}), so its results are "
+                f"shown and not ranked. If you can vouch for it: segwise weights import --trust {path}"
+            )
+
+
+def imported(found: Sequence[Any], *, accept: bool) -> None:
+    """What was taken in, how to use it, and what it may be used for."""
+    from segwise import weights as store
+
+    for taken in found:
+        _out.print(f"[bold]{escape(taken.model)}[/]: {escape(str(taken.path))} ({escape(taken.licence)})")
+        _out.print(f"  use it as: {escape(taken.spec)}")
+        if taken.change:
+            note(f"  changed, as the model does not load it as it is: {taken.change}")
+        if not (taken.known or taken.trusted):
+            note(
+                "  unknown weights: its SHA-256 stands on no card, so its results are shown and not ranked. If you can "
+                "vouch for it, import it with --trust"
+            )
+        if taken.non_commercial and accept:
+            done("  noted", store.accept(taken.model))
+        elif taken.non_commercial and not store.accepted(taken.model):
+            note(f"  for non-commercial use only; if yours is, type: segwise weights accept {taken.model}")
+
+
+def verified(found: Sequence[Any], *, json: bool) -> None:
+    """Every file that is here, one line each."""
+    if json:
+        data(found)
+        return
+    for item in found:
+        said = f": {item.reason}" if item.reason else ""
+        colour = "red" if item.state == "damaged" else "green" if item.state == "right" else "yellow"
+        _out.print(f"[{colour}]{item.state}[/] {escape(item.model)} {escape(item.file)}{escape(said)}")
+    if not found:
+        _out.print("no weights are here; see: segwise weights list")
+
+
+def packed(found: Sequence[Any]) -> None:
+    """What went into an archive."""
+    for item in found:
+        terms = f"{item.licence}{', non-commercial' if item.non_commercial else ''}"
+        _out.print(f"{escape(item.model)} {escape(item.file)}: {item.n_bytes:,} bytes, {item.state}, {escape(terms)}")
 
 
 def _counting(tick: Tick) -> Callable[[str, int, int], None]:

@@ -16,11 +16,10 @@ from typing import Any
 from segwise import catalog
 from segwise.card import ModelCard
 from segwise.errors import WeightsError
-from segwise.weights.local import accepted, digest, require, vouched
+from segwise.weights.local import CONFIG_LIMIT, accepted, digest, require, vouched
 from segwise.weights.tensors import flat, held
 
 UNKNOWN = "unknown"  # begins the digest of weights that no card and no model folder of ours names: never ranked
-_CONFIG_LIMIT = 10_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -161,8 +160,8 @@ def _config(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{beside} is a link that leads to no file; mend or remove it")
     if not path.is_file():
         return {}
-    if path.stat().st_size > _CONFIG_LIMIT:
-        raise WeightsError(f"{beside} has {path.stat().st_size:,} bytes, expected at most {_CONFIG_LIMIT:,}; remove it")
+    if path.stat().st_size > CONFIG_LIMIT:
+        raise WeightsError(f"{beside} has {path.stat().st_size:,} bytes, expected at most {CONFIG_LIMIT:,}; remove it")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -17,6 +17,8 @@ from segwise.card import ModelCard, WeightFile
 from segwise.errors import WeightsError
 
 VARIABLE = "SEGWISE_WEIGHTS_DIR"
+EXTRA = "imported"  # folder of checkpoints beside the released ones: imported/MODEL/DIGEST/checkpoint.pth
+CONFIG_LIMIT = 10_000_000  # bytes of a config.json beside a checkpoint
 _CHUNK = 1 << 20
 _known: dict[str, str] = {}  # stamp of a file version -> its SHA-256
 

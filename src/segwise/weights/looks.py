@@ -13,7 +13,7 @@ from typing import Any
 
 from segwise.errors import WeightsError
 
-WANTED = "expected a safetensors file or a torch state dict, as the model's authors publish it"
+WANTED = "expected plain tensors (safetensors or a torch state dict), as the model's authors publish them"
 _BEGINNINGS = (  # bytes a file begins with, what it is, what to do
     (b"version https://git-lfs", "the pointer of a git-LFS file, not the file itself", "fetch it with git lfs pull"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras or TensorFlow)", "get the torch version of these weights"),
