@@ -50,7 +50,8 @@ class Orthogonal(Learned):
     def __init__(self, parts: Parts, *, lift: type[Planes] = Slices) -> None:
         if not dataclasses.is_dataclass(parts.frame) or not hasattr(parts.frame, "plane"):
             raise SpecError("lift=orthogonal needs a frame that can show any plane; this one shows only its own")
-        self.parts, self.lift = parts, lift
+        self.parts = parts
+        self.lift: type[Planes] = lift
         self.planes: tuple[Planes, ...] = tuple(
             lift(dataclasses.replace(parts, frame=dataclasses.replace(parts.frame, plane=plane))) for plane in AXES
         )
