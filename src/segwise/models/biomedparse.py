@@ -11,7 +11,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -229,14 +229,17 @@ class ParseFrame(WordFrame):
     def known(self, words: str, modality: str) -> Known | None:
         """How the model names it; None for other words, if they are allowed.
 
+        With `open`, what it was trained to find in the other modality has that name here too.
+
         Raises:
             NoSuchStructure: as `asked`.
         """
         found = anatomy.resolve(words)
-        tables = [KNOWN[modality]] if modality in KNOWN else list(KNOWN.values())
-        for table in tables:
-            if found.name in table:
-                return table[found.name]
+        if own := KNOWN.get(modality, {}).get(found.name):
+            return own
+        other = next((table[found.name] for table in KNOWN.values() if found.name in table), None)
+        if other is not None and (self.open or modality not in KNOWN):
+            return replace(other, image="")
         if self.open:
             return None
         raise NoSuchStructure(unknown(words, found, modality))

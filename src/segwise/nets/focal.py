@@ -94,7 +94,7 @@ def focal_of(shapes: Mapping[str, Sequence[int]], flags: Mapping[str, bool] | No
             hidden_sizes=[width * 2**s for s in range(stages)],
             focal_levels=levels,
             focal_windows=windows,
-            mlp_ratio=shapes["layers.0.blocks.0.mlp.fc1.weight"][0] / width,
+            mlp_ratio=shapes["layers.0.blocks.0.mlp.fc1.weight"][0] / width + 1e-6,  # the class cuts the product
             hidden_dropout_prob=0.0,
             drop_path_rate=0.0,
             use_layerscale="layers.0.blocks.0.gamma_1" in shapes,
