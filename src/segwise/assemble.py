@@ -268,6 +268,9 @@ def _kind_of(plus: Spec) -> str:
 def _labels(card: ModelCard, resolved: Mapping[str, Value]) -> tuple[str, ...] | None:
     if card.labels is None:
         return None
+    given = resolved.get("labels")
+    if isinstance(given, str) and given:  # the user says what other weights of this model answer
+        return tuple(word.strip() for word in given.split(";"))
     variant = str(resolved.get("variant", ""))
     lists: Sequence[tuple[str, ...]] = [card.labels[variant]] if variant in card.labels else list(card.labels.values())
     return tuple(dict.fromkeys(name for names in lists for name in names))
