@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from segwise.nets.beside import Beside, Bottleneck
 from segwise.nets.contract import Decoded, Marks, PromptNet
 from segwise.nets.sam import Attention, Feedforward, MaskDecoder, SamNet
-from segwise.nets.sam_vit import WINDOW, ImageEncoderViT, Shapes, count, encoder_of, prompting_of
+from segwise.nets.sam_vit import WINDOW, Shapes, count, encoder_of, prompting_of
 
 MLP_SCALE = 0.5
 
@@ -119,11 +119,11 @@ class SpaceDepthNet(PromptNet):
         return Decoded(logits[:, :, None], quality, low_res=logits)
 
 
-def adapted(encoder: ImageEncoderViT, *, chunk: int, hidden: int | None = None) -> None:
+def adapted(encoder: Any, *, chunk: int, hidden: int | None = None) -> None:
     """Put fresh adapters into each block (in place); without depth they change nothing.
 
     Args:
-        encoder: of SAM.
+        encoder: SAM's `ImageEncoderViT`.
         chunk: slices that attend to each other, 0 for single images.
         hidden: of the adapters; a quarter of the width by default.
     """
