@@ -67,6 +67,10 @@ CARD = ModelCard(
     licence_weights="its model card: for research and development use only, not for clinical use",
     paper="https://doi.org/10.1038/s41592-024-02499-w",
     code="https://github.com/microsoft/BiomedParse",
+    keys=(
+        r"^backbone\.patch_embed\.proj\.",
+        r"^sem_seg_head\.predictor\.",
+    ),
     weights=(
         WeightFile(file="biomedparse/biomedparse_v1.pt", n_bytes=0, variant="v1"),
         WeightFile(
@@ -117,6 +121,8 @@ CARD = ModelCard(
         "below 0.5 where anything is painted. A slice below 0.5 is empty, a volume is as sure as its surest slice",
         "a word that is not listed here is refused; the original paints something for any word (open=true does that). "
         "compare asks for the listed structures only",
+        "a structure that was trained on one modality only (heart, brain and prostate zones on MR, lesions of trunk "
+        "organs on CT) is asked on the other one by the same words; how well that works is not known",
         "a slice of one value, or an MR slice without positive values, is black; the original divides by zero",
         "which text setting the released config.yaml has could not be seen: the repository's (CLIP tokens) is used",
         "public file names, sizes and digests were not checked against the gated download",
@@ -217,7 +223,7 @@ class ParseFrame(WordFrame):
         """The tokens of a structure's sentence or word.
 
         Raises:
-            NoSuchStructure: not a structure of this model in this modality, and `open` is not set.
+            NoSuchStructure: not a structure of this model, and `open` is not set.
         """
         known = self.known(words, modality)
         text = words if known is None else known.sentence(modality) if self.words == "sentence" else known.word
@@ -229,7 +235,7 @@ class ParseFrame(WordFrame):
     def known(self, words: str, modality: str) -> Known | None:
         """How the model names it; None for other words, if they are allowed.
 
-        With `open`, what it was trained to find in the other modality has that name here too.
+        What it was trained to find on one modality only has that name on the other one, too.
 
         Raises:
             NoSuchStructure: as `asked`.
@@ -238,11 +244,9 @@ class ParseFrame(WordFrame):
         if own := KNOWN.get(modality, {}).get(found.name):
             return own
         other = next((table[found.name] for table in KNOWN.values() if found.name in table), None)
-        if other is not None and (self.open or modality not in KNOWN):
-            return replace(other, image="")
-        if self.open:
-            return None
-        raise NoSuchStructure(unknown(words, found, modality))
+        if other is None and not self.open:
+            raise NoSuchStructure(unknown(words, found))
+        return None if other is None else replace(other, image="")
 
     def presence(self, prepared: Volume, window: Grid, logits: Array, words: str) -> float:
         """Of one slice: by the official test where there is a distribution, else the mean foreground probability."""

@@ -40,6 +40,10 @@ CARD = ModelCard(
     licence_weights="Apache-2.0",
     paper="https://arxiv.org/abs/2304.12306",
     code="https://github.com/bowang-lab/MedSAM/tree/LiteMedSAM",
+    keys=(
+        r"^image_encoder\.layers\.1\.blocks\.0\.attn\.",
+        r"^mask_decoder\.",
+    ),
     weights=(
         WeightFile(
             file="lite_medsam.pth",

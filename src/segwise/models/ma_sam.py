@@ -50,6 +50,10 @@ CARD = ModelCard(
     licence_weights="Apache-2.0",
     paper="https://arxiv.org/abs/2309.08842",
     code="https://github.com/cchen-cc/MA-SAM (0c3cd90)",
+    keys=(
+        r"^q_FacTs_\d+ ",
+        r"^image_encoder\.FacTu",
+    ),
     weights=(
         WeightFile(file="ma_sam/epoch_399.pth", n_bytes=0),
         WeightFile(

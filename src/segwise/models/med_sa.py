@@ -41,6 +41,10 @@ CARD = ModelCard(
     licence_weights="as stated by whoever trained them; its authors hand out files by data set",
     paper="https://arxiv.org/abs/2304.12620",
     code="https://github.com/SuperMedIntel/Medical-SAM-Adapter (0add836)",
+    keys=(
+        r"^image_encoder\.blocks\.0\.MLP_Adapter\.",
+        r"^mask_decoder\.",
+    ),
     weights=(),
     training_sets=("SA-1B",),
     training_note=(

@@ -41,6 +41,13 @@ CARD = ModelCard(
     licence_weights="Apache-2.0",
     paper="https://arxiv.org/abs/2304.12306",
     code="https://github.com/bowang-lab/MedSAM",
+    keys=(
+        r"^image_encoder\.blocks\.0\.attn\.qkv\.",
+        r"^image_encoder\.patch_embed\.proj\.weight \d+x\d+x\d+x\d+$",
+        r"^mask_decoder\.",
+        "!Adapter",
+        "!FacT",
+    ),
     weights=(
         WeightFile(
             file="medsam_vit_b.pth",

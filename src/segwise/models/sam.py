@@ -45,6 +45,13 @@ CARD = ModelCard(
     licence_weights="Apache-2.0",
     paper="https://arxiv.org/abs/2304.02643",
     code="https://github.com/facebookresearch/segment-anything",
+    keys=(
+        r"^image_encoder\.blocks\.0\.attn\.qkv\.",
+        r"^image_encoder\.patch_embed\.proj\.weight \d+x\d+x\d+x\d+$",
+        r"^mask_decoder\.",
+        "!Adapter",
+        "!FacT",
+    ),
     weights=(
         WeightFile(
             file="sam_vit_b_01ec64.pth",

@@ -39,6 +39,10 @@ CARD = ModelCard(
     licence_weights="Apache-2.0",
     paper="https://arxiv.org/abs/2308.16184",
     code="https://github.com/OpenGVLab/SAM-Med2D (bfd2b93)",
+    keys=(
+        r"^image_encoder\.blocks\.0\.Adapter\.",
+        r"^mask_decoder\.",
+    ),
     weights=(WeightFile(file="sam-med2d_b.pth", n_bytes=0),),
     training_sets=("SA-Med2D-20M",),
     training_note=(

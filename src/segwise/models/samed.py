@@ -37,6 +37,10 @@ CARD = ModelCard(
     licence_weights="MIT (SAM's encoder: Apache-2.0)",
     paper="https://arxiv.org/abs/2304.13785",
     code="https://github.com/hitachinsk/SAMed (e351840)",
+    keys=(
+        r"^w_a_\d+ ",
+        r"^w_b_\d+ ",
+    ),
     weights=(
         WeightFile(file="samed/epoch_159.pth", n_bytes=0),
         WeightFile(
