@@ -157,11 +157,8 @@ def as_stored(grid: Grid, plane: str) -> str:
     return grid.axes[first] + "".join(letter for i, letter in enumerate(grid.axes) if i != first)
 
 
-def unknown(words: str, found: anatomy.Resolved, modality: str) -> str:
-    """The message for words that name nothing the model knows in a modality, with what is near."""
-    other = [name for name, table in KNOWN.items() if found.name in table]
-    if other:
-        return f'"{words}": BiomedParse knows it on {" and ".join(other)}, not on {modality}; open=true asks anyway'
+def unknown(words: str, found: anatomy.Resolved) -> str:
+    """The message for words that name nothing the model knows, with what is near."""
     listed = {name for table in KNOWN.values() for name in table}
     shared = [name for name in sorted(listed) if set(name.split()) & set(found.name.split()) - {"left", "right"}]
     near = list(dict.fromkeys([*(name for name in found.near if name in listed), *shared]))[:4]

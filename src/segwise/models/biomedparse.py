@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
+from scipy.special import expit
 
 from segwise import anatomy, weights
 from segwise.card import ModelCard, WeightFile
@@ -64,7 +65,7 @@ CARD = ModelCard(
     modalities=("CT", "MR"),
     dims=2,
     licence_code="Apache-2.0",
-    licence_weights="its model card: for research and development use only, not for clinical use",
+    licence_weights="research and development use only, not clinical (its model card)",
     paper="https://doi.org/10.1038/s41592-024-02499-w",
     code="https://github.com/microsoft/BiomedParse",
     keys=(
@@ -250,7 +251,7 @@ class ParseFrame(WordFrame):
 
     def presence(self, prepared: Volume, window: Grid, logits: Array, words: str) -> float:
         """Of one slice: by the official test where there is a distribution, else the mean foreground probability."""
-        probability = 1 / (1 + np.exp(-logits[0, 0].astype(np.float64)))
+        probability = expit(logits[0, 0].astype(np.float64))
         if probability.max() <= 0.5:
             return float(probability.max()) if probability.max() < 0.5 else 0.0
         known = self.known(words, prepared.channels[0].modality)
