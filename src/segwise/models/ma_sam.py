@@ -69,7 +69,7 @@ CARD = ModelCard(
         "(SA-1B). Of its models (BTCV, prostate MR, EndoVis 2018, MSD pancreas tumor) its authors hand out the BTCV "
         "one only, through a file-sharing page without size or digest; the file's name here is ours"
     ),
-    parameters_m=725.0,
+    parameters_m=729.9,
     memory="about 6 GB: five slices at a time go through vit_h",
     input=(
         "axial slices with two neighbours on both sides (the first and last slice repeated), CT clipped to -200..250 "

@@ -56,7 +56,7 @@ CARD = ModelCard(
         "SAM's frozen encoder saw 11 million photographs (SA-1B). The official file is handed out through a "
         "file-sharing page without size or digest"
     ),
-    parameters_m=94.6,
+    parameters_m=92.2,
     memory="about 1.5 GB",
     input=(
         "axial slices, CT clipped to -125..275 HU and scaled to 0..1, resized by cubic splines to 224 x 224, then to "
