@@ -70,6 +70,8 @@ class Orthogonal(Learned):
     def segment(self, state: State, asks: Sequence[Ask]) -> list[Prediction]:
         """One prediction an ask, on the smallest crop that holds what the planes answered.
 
+        Its presence is the mean of the planes', where they have one.
+
         Raises:
             PromptError: a prompt says nothing in any plane.
         """
@@ -92,10 +94,15 @@ def _of_plane(ask: Ask, plane: str) -> Ask:
 
 
 def _says(prompt: Prompt, grid: Grid) -> bool:
-    """Whether a plane's slices can use a prompt: it has a mark other than boxes, or a box with rows and columns."""
+    """Whether a plane's slices can use a prompt: it has a mark other than boxes, or a box with rows and columns.
+
+    Words have no place: they say something in every plane.
+    """
     placed = prompt.on(grid)
     sizes = placed.boxes[:, 1] - placed.boxes[:, 0]
-    return bool(len(placed.points) or placed.mask is not None or (sizes[:, 1:] >= FEW).all(axis=1).any())
+    return bool(
+        placed.words or len(placed.points) or placed.mask is not None or (sizes[:, 1:] >= FEW).all(axis=1).any()
+    )
 
 
 def _fused(ask: Ask, answers: Sequence[tuple[str, Prediction]]) -> Prediction:
@@ -109,11 +116,13 @@ def _fused(ask: Ask, answers: Sequence[tuple[str, Prediction]]) -> Prediction:
         shares[: len(logits)] += _probability(logits) / len(predictions)
     shares = np.clip(shares, _EDGE, 1 - _EDGE)
     qualities = [p.quality for p in predictions if p.quality is not None]
+    presences = [p.presence for p in predictions if p.presence is not None]
     return Prediction(
         ask.prompt,
         np.log(shares / (1 - shares)).astype(np.float32),
         grid,
         quality=np.mean(qualities, axis=0) if len(qualities) == len(predictions) else None,
+        presence=float(np.mean(presences)) if len(presences) == len(predictions) else None,
         carry={name: answer.carry for name, answer in answers},
     )
 
