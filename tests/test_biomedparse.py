@@ -18,6 +18,7 @@ from parity.harness import Fixture
 from segwise import weights
 from segwise.errors import NoSuchStructure, PromptError, WeightsError
 from segwise.geometry import Channel, Grid, Volume
+from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.worded import Worded
 from segwise.models import _biomedparse as official_way
 from segwise.models import biomedparse
@@ -129,6 +130,15 @@ def test_a_mr_block_and_stored_slices(tokenizer):
     one = model(tokenizer, WordProbe("image"), turn="stored")
     assert one.encode(scan, store=FeatureStore()).volume.grid.axes == "SRA"
     assert probes.off_voxels(said(one, scan, "liver")[0].mask(where), mask) <= 1
+
+
+def test_three_planes_are_fused(tokenizer):
+    where = probes.grid("LPS")
+    scan, mask = probes.scene(where)
+    one = Orthogonal(model(tokenizer, WordProbe("image"), size=128).parts, lift=Worded)
+    (answer,) = said(one, scan, "liver")
+    assert probes.off_voxels(answer.mask(where), mask) <= 1 and answer.presence >= 0.5
+    assert said(one, Volume.of(np.zeros(where.shape, dtype=np.int16), where), "liver")[0].absent
 
 
 # one slice as the official readers make it

@@ -26,6 +26,7 @@ from segwise.card import ModelCard, WeightFile
 from segwise.errors import NoSuchStructure, WeightsError
 from segwise.geometry import Array, Channel, Grid, Volume, regrid
 from segwise.lifts.grey import CT_BELOW, SHEAR, lowest
+from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.planes import AXES
 from segwise.lifts.worded import Worded, WordFrame
 from segwise.models._biomedparse import (
@@ -73,7 +74,12 @@ CARD = ModelCard(
         r"^sem_seg_head\.predictor\.",
     ),
     weights=(
-        WeightFile(file="biomedparse/biomedparse_v1.pt", n_bytes=0, variant="v1"),
+        WeightFile(
+            file="biomedparse/biomedparse_v1.pt",
+            n_bytes=0,
+            hub="microsoft/BiomedParse@main:biomedparse_v1.pt",
+            variant="v1",
+        ),
         WeightFile(
             file="clip/bpe_simple_vocab_16e6.txt.gz",
             n_bytes=1356917,
@@ -86,6 +92,7 @@ CARD = ModelCard(
             file="biomedparse/target_dist.json",
             n_bytes=11183,
             sha256="1ef667c043867efc28b0c217448f99c0a8f24f11ffceb02923eaf7e4c39038ed",
+            hub="microsoft/BiomedParse@main:target_dist.json",
             variant="recognition",
         ),
     ),
@@ -126,7 +133,8 @@ CARD = ModelCard(
         "organs on CT) is asked on the other one by the same words; how well that works is not known",
         "a slice of one value, or an MR slice without positive values, is black; the original divides by zero",
         "which text setting the released config.yaml has could not be seen: the repository's (CLIP tokens) is used",
-        "public file names, sizes and digests were not checked against the gated download",
+        "file names are those of the official code, size and digest of target_dist.json those of its repository; the "
+        "download itself is gated (its conditions must be accepted on the hub) and was not seen",
     ),
     seconds_hint=3000.0,
 )
@@ -275,7 +283,7 @@ def load(
     *,
     checkpoint: str | None = None,
     tokenizer: str | None = None,
-    lift: Literal["slices"] = "slices",
+    lift: Literal["slices", "orthogonal"] = "slices",
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
     turn: Literal["upright", "stored"] = "upright",
     site: Literal["abdomen", "lung", "pelvis", "liver", "colon", "pancreas"] = "abdomen",
@@ -283,14 +291,15 @@ def load(
     joint: bool = False,
     open: bool = False,
     p_value: float = P_VALUE,
-) -> Worded:
+) -> Worded | Orthogonal:
     """BiomedParse.
 
     Args:
         checkpoint: a file in the format of biomedparse_v1.pt, or its folder; None for the released weights.
         tokenizer: a folder or file with CLIP's tokenizer; None: beside the checkpoint, else "clip" in the weights
             folder.
-        lift: "slices": every slice is asked; a name says nothing that could be followed from one slice to the next.
+        lift: "slices" asks every slice of a plane, "orthogonal" every slice of three planes, fused. A name says
+            nothing that could be followed from one slice to the next.
         plane: of the slices.
         turn: "upright" shows rows to P and columns to L; "stored" the file's own order, as the original shows NIfTI.
         site: whose window a CT has.
@@ -324,7 +333,8 @@ def load(
         mean=tuple(config.get("INPUT", {}).get("PIXEL_MEAN", MEAN)),
         std=tuple(config.get("INPUT", {}).get("PIXEL_STD", STD)),
     )
-    return Worded(Parts(network, frame, None, found.digest))
+    parts = Parts(network, frame, None, found.digest)
+    return Orthogonal(parts, lift=Worded) if lift == "orthogonal" else Worded(parts)
 
 
 def published() -> list[Published]:
