@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import subprocess
 import sys
 import threading
+import urllib.request
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -32,6 +34,7 @@ class Server:
         self.data, self.cuts, self.ranges, self.status = BYTES, [], True, 200
         self.asked: list[str | None] = []
         self.length = True
+        self.etag, self.to, self.paths = "", "", []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -48,7 +51,17 @@ class Server:
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         asked = handler.headers.get("Range")
         self.asked.append(asked)
+        self.paths.append(handler.path)
+        if self.to:
+            handler.send_response(302)
+            handler.send_header("Location", self.to)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            self.to = self.to if "circle" in self.to else ""
+            return
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.ranges else 0
+        if handler.headers.get("If-Range", self.etag) != self.etag:
+            start = 0
         if self.status != 200 or start >= len(self.data):
             handler.send_error(self.status if self.status != 200 else 416)
             return
@@ -56,6 +69,8 @@ class Server:
         handler.send_response(206 if start else 200)
         if start:
             handler.send_header("Content-Range", f"bytes {start}-{len(self.data) - 1}/{len(self.data)}")
+        if self.etag:
+            handler.send_header("ETag", self.etag)
         if self.length:
             handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
@@ -180,6 +195,133 @@ def test_damaged_file_is_replaced(home, server, toy):
     (home / "toy").mkdir(parents=True)
     (home / "toy/a.pth").write_bytes(b"broken")
     assert weights.pull("toy").fetched and weights.status()[0].state == "present"
+
+
+def torch_file() -> bytes:
+    torch = pytest.importorskip("torch")
+    stream = io.BytesIO()
+    torch.save({"w": torch.arange(50_000.0)}, stream)
+    return stream.getvalue()
+
+
+def test_a_redirect_is_followed(home, server, toy):
+    toy()
+    server.to = f"{server.url}?moved"
+    assert weights.pull("toy").files[0].read_bytes() == BYTES
+    assert server.paths == ["/a.pth", "/a.pth?moved"]
+
+
+@pytest.mark.parametrize("scheme", ["file:///etc/passwd", "ftp://127.0.0.1/a", "data:,x"])
+def test_a_redirect_to_anything_but_http_is_refused(home, server, toy, scheme):
+    toy()
+    server.to = scheme
+    with pytest.raises(WeightsError, match=r"redirects .*, which is not followed"):
+        weights.pull("toy")
+    assert len(server.asked) == 1 and left(home) == []
+
+
+def test_a_redirect_out_of_https_is_refused():
+    handler, asked = fetching._Redirects(), urllib.request.Request("https://example.org/a.pth")
+    with pytest.raises(WeightsError, match="redirects from https to http:"):
+        handler.redirect_request(asked, io.BytesIO(), 302, "Found", {}, "http://example.org/a.pth")
+    assert handler.redirect_request(asked, io.BytesIO(), 302, "Found", {}, "https://cdn.example.org/a.pth")
+
+
+def test_redirects_in_a_circle_end(home, server, toy):
+    toy()
+    server.to = f"{server.url}?circle"
+    with pytest.raises(WeightsError, match="redirects in a circle or more than 5 times"):
+        weights.pull("toy")
+    assert len(server.asked) < 10
+
+
+def test_a_server_that_only_drips_is_left(home, server, toy, monkeypatch):
+    toy()
+    monkeypatch.setattr(fetching, "_GRACE_S", -1e9)
+    with pytest.raises(WeightsError, match=r"slower than 20 kB a second"):
+        weights.pull("toy")
+
+
+def test_without_a_known_size_the_file_is_bounded_and_stays_unverified(home, server, toy, monkeypatch):
+    toy(n_bytes=0, sha256="")
+    server.data = torch_file()
+    found = weights.pull("toy")
+    assert found.files[0].read_bytes() == server.data and found.unverified == found.files
+    assert weights.status()[0].state == "unverified" and left(home) == ["a.pth"]
+    found.files[0].unlink()
+    monkeypatch.setattr(fetching, "LARGEST", 1000)
+    with pytest.raises(WeightsError, match="expected at most 1,000; not fetched"):
+        weights.pull("toy")
+    server.length = False
+    with pytest.raises(WeightsError, match="sent more than 1,000 bytes"):
+        weights.pull("toy")
+    assert left(home) == []
+
+
+def test_a_web_page_instead_of_the_file_is_not_taken(home, server, toy):
+    toy(n_bytes=0, sha256="")
+    server.data = b"<!doctype html><html>Please sign in</html>"
+    with pytest.raises(WeightsError, match=r"what came for toy/a\.pth: it is a web page"):
+        weights.pull("toy")
+    assert left(home) == []
+
+
+def test_a_file_of_unknown_digest_is_continued_only_if_the_server_says_that_it_is_the_same(home, server, toy):
+    toy(n_bytes=0, sha256="")
+    server.data = torch_file()
+    server.etag, server.cuts = '"one"', [100_000]
+    assert weights.pull("toy").files[0].read_bytes() == server.data
+    assert server.asked == [None, "bytes=100000-"]
+    (home / "toy/a.pth").unlink()
+    server.cuts, server.asked = [100_000] * fetching.TRIES, []
+    server.etag = ""  # it says nothing: from the start each time
+    with pytest.raises(WeightsError, match=r"connection ended after 100,000 of"):
+        weights.pull("toy")
+    assert server.asked == [None] * fetching.TRIES
+    server.etag, server.cuts = '"one"', [1000] * fetching.TRIES
+    server.ranges, server.asked = True, []
+    with pytest.raises(WeightsError, match="goes on from there"):
+        weights.pull("toy")
+    server.etag, server.cuts = '"two"', []  # another file now
+    assert weights.pull("toy").files[0].read_bytes() == server.data and left(home) == ["a.pth"]
+
+
+def test_pull_by_hub_id(home, server, toy, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", server.url.removesuffix("/a.pth") + "/")
+    toy(url="", hub="owner/name@0123abc:folder/a b.pth")
+    assert weights.pull("toy").files[0].read_bytes() == BYTES
+    assert server.paths == ["/owner/name/resolve/0123abc/folder/a%20b.pth"]
+    assert weights.status()[0].source == "hub"
+    monkeypatch.delenv("HF_ENDPOINT")
+    assert fetching.hub_address("a/b@main:c.pt") == "https://huggingface.co/a/b/resolve/main/c.pt"
+    for bad in ("a/b", "a/b@main", "a/b@main:../c", "a/b@main:/etc/c", "a/../b@main:c", "https://x@y:z"):
+        with pytest.raises(WeightsError, match="expected owner/name@revision:path"):
+            fetching.hub_address(bad)
+
+
+def test_pull_from_where_the_user_says(home, server, toy, monkeypatch):
+    toy(url="https://example.invalid/a.pth")
+    assert weights.pull("toy", source=server.url).files[0].read_bytes() == BYTES
+    (home / "toy/a.pth").unlink()
+    monkeypatch.setenv("HF_ENDPOINT", server.url.removesuffix("/a.pth"))
+    assert weights.pull("toy", source="me/mine@main:a.pth").files[0].read_bytes() == BYTES
+    (home / "toy/a.pth").unlink()
+    server.data = b"x" + BYTES[1:]  # the card's digest holds wherever it comes from
+    with pytest.raises(WeightsError, match="has SHA-256"):
+        weights.pull("toy", source=server.url)
+    with pytest.raises(WeightsError, match=r"expected http:// or https://"):
+        weights.pull("toy", source="file:///etc/passwd")
+    with pytest.raises(WeightsError, match="expected owner/name@revision:path"):
+        weights.pull("toy", source="somewhere")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_closed_door_says_how_to_go_on(home, server, toy, status):
+    toy()
+    server.status = status
+    with pytest.raises(WeightsError, match=r"wants a login .* segwise weights import FILE --as toy"):
+        weights.pull("toy")
+    assert len(server.asked) == 1
 
 
 def test_offline(home, server, toy):

@@ -32,10 +32,18 @@ CARD = ModelCard(
     modalities=("CT", "MR"),
     dims=3,
     licence_code="Apache-2.0",
-    licence_weights="its trainer's: a model is given as checkpoint=PATH",
+    licence_weights="",
+    keys=(
+        r"^encoder\.stages\.0\.",
+        r"^decoder\.seg_layers\.",
+        r"!^encoder\.stem\.convs\.0\.conv\.weight \d+x8x",
+    ),
     paper="https://arxiv.org/abs/1809.10486",
     code="https://github.com/MIC-DKFZ/nnUNet",
-    training_note="The data set that its dataset.json names; whoever gives the checkpoint knows its persons.",
+    training_note=(
+        "No weights of its own: a model is given as checkpoint=PATH, under its trainer's licence, trained on the data "
+        "set that its dataset.json names; whoever gives it knows its persons"
+    ),
     parameters_m=30.8,
     memory="a window's depth of planes for all classes in half precision, and the net: about 2 GB at 128^3",
     input=(

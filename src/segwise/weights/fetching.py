@@ -89,14 +89,15 @@ def fetch(wanted: Wanted, progress: Progress | None = None, *, pause_s: float = 
         raise WeightsError(
             f"{wanted.model}: the address of {wanted.file} is {wanted.url!r}, expected http:// or https://"
         )
-    reason = ""
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(pause_s * 2 ** (attempt - 1))
-        reason = _attempt(wanted, progress)
-        if not reason:
-            wanted.note.unlink(missing_ok=True)
-            return
+    try:
+        reason = _attempts(wanted, progress, pause_s)
+    except WeightsError:
+        if wanted.part.is_file() and not wanted.part.stat().st_size:
+            _drop(wanted)
+        raise
+    if not reason:
+        wanted.note.unlink(missing_ok=True)
+        return
     kept = wanted.part.stat().st_size
     of = f"of {wanted.n_bytes:,} " if wanted.n_bytes else ""
     again = f"{kept:,} {of}bytes are kept and the next pull goes on from there; " if kept else ""
@@ -106,6 +107,17 @@ def fetch(wanted: Wanted, progress: Progress | None = None, *, pause_s: float = 
         f"{wanted.model}: {wanted.file} could not be fetched from {urlsplit(wanted.url).hostname}: {reason}. {again}"
         f"type again: segwise weights pull {wanted.model}, or bring the file by hand: segwise weights import FILE"
     )
+
+
+def _attempts(wanted: Wanted, progress: Progress | None, pause_s: float) -> str:
+    reason = ""
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(pause_s * 2 ** (attempt - 1))
+        reason = _attempt(wanted, progress)
+        if not reason:
+            break
+    return reason
 
 
 @contextlib.contextmanager
@@ -189,6 +201,8 @@ def _refused(error: urllib.error.HTTPError, wanted: Wanted) -> str:
     if error.code == 416:  # the part is not a beginning of what is there now
         wanted.part.write_bytes(b"")
         return "the server has fewer bytes than were kept"
+    if 300 <= error.code < 400 and "not allowed" in str(error.reason):
+        raise WeightsError(f"{url} redirects to what is no http(s) address, which is not followed; nothing was changed")
     if 300 <= error.code < 400:
         raise WeightsError(f"{url} redirects in a circle or more than {_REDIRECTS} times; nothing was changed")
     if error.code in (401, 403):
