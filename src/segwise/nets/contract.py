@@ -23,6 +23,7 @@ class Marks:
         boxes: [Q, 2, 3] low and high corner in the net's own convention, or None.
         low_res: [Q, 1, ...] logits of the round before, or None.
         tokens: embedded or tokenised text, or None.
+        masks: [Q, 1, H, W] of 0 and 1 at the size of the view: the target itself as a mask, or None.
     """
 
     image: Tensor
@@ -31,6 +32,7 @@ class Marks:
     boxes: Tensor | None = None
     low_res: Tensor | None = None
     tokens: Tree = None
+    masks: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ class Decoded:
         quality: [Q, M] predicted DSC or IoU (the card says which), or None.
         presence: [Q] logit of "the target is there", or None.
         low_res: what the next round may take back, or None.
+        pointer: [Q, width] what the net knows of the target besides its mask, for `MemoryNet.remember`, or None.
     """
 
     logits: Tensor
     quality: Tensor | None = None
     presence: Tensor | None = None
     low_res: Tensor | None = None
+    pointer: Tensor | None = None
 
 
 class PromptNet(nn.Module):
@@ -68,15 +72,34 @@ class PromptNet(nn.Module):
 
 
 class MemoryNet(PromptNet):
-    """A promptable net that remembers slices."""
+    """A promptable net that remembers slices.
+
+    What it remembers is a tree of tensors, first axis Q, that the lift keeps and hands back; nothing stays in the net.
+    """
 
     @abstractmethod
     def remember(self, features: Tree, decoded: Decoded, *, prompted: bool) -> Tree:
-        """What of an answered slice the next ones may recall."""
+        """What of slices the next ones may recall.
+
+        Args:
+            features: as `encode` made them, first axis 1 (all about one slice) or Q; not those that were recalled.
+            decoded: Q answers of one candidate.
+            prompted: the marks of a person made them; else what was recalled did.
+        """
 
     @abstractmethod
-    def recall(self, features: Tree, memories: list[Tree], offsets: list[int]) -> Tree:
-        """Features conditioned on memories; `offsets` are signed distances in slices."""
+    def recall(
+        self, features: Tree, memories: list[Tree], offsets: list[int], *, prompted: list[bool], n_slices: int
+    ) -> Tree:
+        """Features of one slice conditioned on memories of others, first axis Q; unchanged without memories.
+
+        Args:
+            features: as `encode` made them, first axis 1 or Q.
+            memories: any number of slices; the net takes those that it uses.
+            offsets: by memory, how many slices it lies behind in the direction of travel; negative: ahead.
+            prompted: by memory, as in `remember`.
+            n_slices: of the whole volume.
+        """
 
 
 class ClosedNet(nn.Module):
