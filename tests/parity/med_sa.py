@@ -18,6 +18,7 @@ UNUSED: dict[str, str] = {
     r"\.attn\.qkv\.bias$|k_proj\.bias$": "the part for keys adds one number to all scores of a query: softmax drops it",
     r"^prompt_encoder\.(point_embeddings\.[023]|mask_downscaling)\.": "no negative point, box or mask is given",
     r"\.Depth_Adapter\.": "used in 3D only",
+    r"output_hypernetworks_mlps\.[1-9]": "of masks beyond multimask_output, which are not handed out",
 }
 
 
