@@ -331,6 +331,34 @@ def test_the_released_sizes_are_those_of_its_keys(parity_dir):
     assert parameters(both[0]) / 1e6 == pytest.approx(biomedparse.CARD.parameters_m, abs=0.05)
 
 
+@pytest.mark.parametrize(("incoming", "mask_width", "width"), [(32, 32, 32), (32, 24, 48), (64, 16, 32)])
+def test_a_net_is_rebuilt_from_its_official_keys_whatever_its_widths(incoming, mask_width, width):
+    flags = {"use_conv_embed": True, "use_post_layernorm": True, "normalize_modulator": True, "use_layerscale": True}
+    sizes = {"embed_dim": 12, "depths": [1, 2, 1, 1], "hidden_sizes": [12, 24, 48, 96], "mlp_ratio": 37 / 12 + 1e-6}
+    config = focal.FocalNetConfig(**sizes, **flags, focal_levels=[1, 2, 3, 2], focal_windows=[5, 3, 3, 7])
+    text = CausalText(vocabulary=50, length=9, width=16, layers=2, heads=2)
+    pixels = decoders.PixelDecoder(
+        [12, 24, 48, 96], width=incoming, mask_width=mask_width, hidden=20, layers=2, heads=8
+    )
+    words = decoders.Language(text, width=width)
+    size = {"width": width, "mask_width": mask_width, "hidden": 20, "heads": 8, "incoming": incoming}
+    net = nets.BiomedParseNet(
+        focal.FocalBackbone(config), pixels, decoders.Predictor(words, queries=7, layers=3, **size)
+    )
+    saved = {nets.official(key): tensor for key, tensor in net.state_dict().items()}
+    again = nets.biomedparse_of(
+        {key: tuple(x.shape) for key, x in saved.items()}, {"MODEL": {"DECODER": {"NHEADS": 8}, "TEXT": {"HEADS": 2}}}
+    )
+    weights.fill(again, {nets.ours(key): tensor for key, tensor in saved.items()}, what="BiomedParse")
+    ids = torch.tensor([[48, 3, 49, 49, 49, 49, 49, 49, 49]])
+    with torch.no_grad():
+        one, other = (
+            n.eval().grounded(n.encode(torch.ones(1, 3, 1, 64, 96)), ids, (ids != 49).long()).masks
+            for n in (net, again)
+        )
+    assert one.shape == (7, 16, 24) and torch.equal(one, other)
+
+
 def test_flops_are_counted_in_every_stage():
     (size,) = biomedparse.published()
     assert set(size.stages) == {"encoder", "text", "decoder"}
