@@ -266,6 +266,17 @@ def test_a_web_page_instead_of_the_file_is_not_taken(home, server, toy):
     assert left(home) == []
 
 
+def test_other_files_of_a_card_need_not_be_tensors(home, server, toy):
+    toy(file="toy/vocabulary.json", n_bytes=0, sha256="")
+    server.data = b'{"a</w>": 1}'
+    assert weights.pull("toy").files[0].read_bytes() == server.data
+    assert [v.state for v in weights.verify()] == ["unverified"]
+    (home / "toy/vocabulary.json").unlink()
+    server.data = b"<html>"
+    with pytest.raises(WeightsError, match="web page"):
+        weights.pull("toy")
+
+
 def test_a_file_of_unknown_digest_is_continued_only_if_the_server_says_that_it_is_the_same(home, server, toy):
     toy(n_bytes=0, sha256="")
     server.data = torch_file()

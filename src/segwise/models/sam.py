@@ -46,8 +46,8 @@ CARD = ModelCard(
     paper="https://arxiv.org/abs/2304.02643",
     code="https://github.com/facebookresearch/segment-anything",
     keys=(
-        r"^image_encoder\.blocks\.0\.attn\.qkv\.",
-        r"^image_encoder\.patch_embed\.proj\.weight \d+x\d+x\d+x\d+$",
+        r"^image_encoder\.(blocks\.0\.attn\.qkv|layers\.1\.blocks\.0\.attn\.qkv)\.",
+        r"^image_encoder\.patch_embed\.(proj|seq\.0\.c)\.weight \d+x\d+x\d+x\d+$",
         r"^mask_decoder\.",
         "!Adapter",
         "!FacT",

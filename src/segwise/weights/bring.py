@@ -165,7 +165,7 @@ def _known(path: Path) -> list[Imported]:
     """Take in what the bytes are known to be; [] if unknown."""
     sizes = {file.n_bytes for _, _, file in every() if file.sha256}
     wheel = path.suffix == ".whl"
-    if path.stat().st_size not in sizes and not wheel:
+    if path.stat().st_size not in sizes and 0 not in sizes and not wheel:
         return []
     sha = hashed(path)
     done = []

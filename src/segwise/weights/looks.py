@@ -30,6 +30,7 @@ _BEGINNINGS = (  # bytes a file begins with, what it is, what to do
     (b"\x5c\x01\x00\x00", "a NIfTI image", "give the file of weights instead"),
 )
 _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
+_TENSORS = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".pkl", ".tar", ".th")
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # torch before 1.6: a pickle of its magic number
 _PICKLE_LIMIT = 1 << 28  # bytes of the part of a torch archive that describes its tensors
 
@@ -68,6 +69,22 @@ def refuse_other(path: Path) -> None:
         )
     elif start[8:9] != b"{":
         raise WeightsError(f"{path.name} is {_guess(start)}; {WANTED}: download or copy it again")
+
+
+def refuse_stranger(path: Path, file: str) -> None:
+    """As `refuse_other` for tensors; for a card's other files (vocabularies, tables) only what nobody publishes.
+
+    Raises:
+        WeightsError: empty, a web page, a git-LFS pointer, or for tensors anything else than these.
+    """
+    if Path(file).suffix in _TENSORS:
+        refuse_other(path)
+        return
+    with path.open("rb") as stream:
+        start = stream.read(512)
+    if not start or start.startswith(_BEGINNINGS[0][0]) or start.lstrip().lower().startswith(_PAGES[:2]):
+        what = "empty" if not start else "a web page or a git-LFS pointer saved under this name"
+        raise WeightsError(f"{path.name} is {what}; expected the file that its authors publish: download it again")
 
 
 def _guess(start: bytes) -> str:

@@ -17,7 +17,7 @@ from segwise.errors import WeightsError
 from segwise.weights.bring import check, extract, settle, staging
 from segwise.weights.fetching import Progress, Wanted, alone, fetch, hub_address
 from segwise.weights.local import accept, accepted, damage, folder, hashed, place, wanted
-from segwise.weights.looks import refuse_other
+from segwise.weights.looks import refuse_stranger
 
 _PIP_TIMEOUT_S = 3600.0
 
@@ -198,7 +198,7 @@ def download(name: str, file: WeightFile, progress: Progress | None = None, *, p
 def _named(part: Path, file: WeightFile) -> None:
     """Refuse a web page and the like; the message names the file and not its part."""
     try:
-        refuse_other(part)
+        refuse_stranger(part, file.file)
     except WeightsError as error:
         raise WeightsError(f"what came for {file.file}: {str(error).replace(part.name, 'it', 1)}") from error
 

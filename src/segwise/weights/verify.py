@@ -10,7 +10,7 @@ from segwise import catalog
 from segwise.card import ModelCard, WeightFile
 from segwise.errors import WeightsError
 from segwise.weights.local import EXTRA, folder, hashed, place, trusted
-from segwise.weights.looks import refuse_other
+from segwise.weights.looks import refuse_stranger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def _compared(name: str, file: str, path: Path, expected: str, state: str) -> Ve
         sha, reason = hashed(path), ""
         if not expected:
             state = "unverified"
-            refuse_other(path)
+            refuse_stranger(path, file)
     except OSError as error:
         sha, reason = "", f"it cannot be read: {error.strerror or error}"
     except WeightsError as error:
