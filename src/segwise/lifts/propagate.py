@@ -94,7 +94,7 @@ class Propagate(Planes):
         first, last = min(s[0] for s in spans), max(s[1] for s in spans)
         ranged = last - first > 1
         low, high = (first, last) if ranged else (0, grid.shape[0])
-        prompts = _by_slice(ask.prompt, grid)
+        prompts = by_slice(ask.prompt, grid)
         found = {}
         for place in sorted(prompts):
             window = self.window(state, place)
@@ -157,7 +157,7 @@ def together(pieces: Sequence[Piece]) -> Piece:
     )
 
 
-def _by_slice(prompt: Prompt, grid: Grid) -> dict[int, Prompt]:
+def by_slice(prompt: Prompt, grid: Grid) -> dict[int, Prompt]:
     """What prompts each slice: the boxes whose middle it is, else those that lie over it, and all other marks."""
     middles: dict[int, list[Mark]] = {}
     others = [mark for mark in prompt.marks if not isinstance(mark, Box)]
