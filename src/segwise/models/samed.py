@@ -42,7 +42,11 @@ CARD = ModelCard(
         r"^w_b_\d+ ",
     ),
     weights=(
-        WeightFile(file="samed/epoch_159.pth", n_bytes=0),
+        WeightFile(
+            file="samed/epoch_159.pth",
+            n_bytes=0,
+            signature="91587dfb6adc97d77662299189b781877879adcb976e47abc3eb0fba8544ad3f",
+        ),
         WeightFile(
             file="sam_vit_b_01ec64.pth",
             n_bytes=375042383,
@@ -153,7 +157,7 @@ def load(
     lora.adapted(net.image_encoder, rank=lora.rank_of(own.shapes))
     fill(net, lora.named(encoder, tensors), what="SAMed")
     listed = names("samed", labels, (CARD.labels or {})[""], net.mask_decoder.mask_tokens.num_embeddings - 1)
-    high, wide = own.config.get("input_size", (INPUT, INPUT))
+    high, wide = np.broadcast_to(own.config.get("input_size", INPUT), 2)
     frame = SamedFrame(listed, size=net.prompt_encoder.size[0], axes=axes, between=(int(high), int(wide)))
     return Stacks(Parts(net.eval(), frame, listed, together(own, frozen)))
 

@@ -20,6 +20,7 @@ from segwise.nets.sam import Attention, Feedforward, MaskDecoder, SamNet
 from segwise.nets.sam_vit import WINDOW, Shapes, count, encoder_of, prompting_of
 
 MLP_SCALE = 0.5
+_ADAPTERS = {"space": "Space_Adapter", "depth": "Depth_Adapter", "mlp": "MLP_Adapter"}  # ours -> saved
 
 
 class SpaceDepthAttention(nn.Module):
@@ -119,22 +120,22 @@ class SpaceDepthNet(PromptNet):
         return Decoded(logits[:, :, None], quality, low_res=logits)
 
 
-def adapted(encoder: Any, *, chunk: int, hidden: int | None = None) -> None:
-    """Put fresh adapters into each block (in place); without depth they change nothing.
+def adapted(encoder: Any, *, chunk: int, hidden: Mapping[str, int] | None = None) -> None:
+    """Put fresh adapters into each block (in place); they change nothing but the padding of windows.
 
     Args:
         encoder: SAM's `ImageEncoderViT`.
         chunk: slices that attend to each other, 0 for single images.
-        hidden: of the adapters; a quarter of the width by default.
+        hidden: of the adapters "space", "depth" and "mlp"; a quarter of the width where one is not named.
     """
     width = encoder.pos_embed.shape[-1]
-    low = hidden or width // 4
+    own = dict.fromkeys(_ADAPTERS, width // 4) | dict(hidden or {})
     blocks: list[Any] = list(encoder.blocks)
     for block in blocks:
-        space, depth = Bottleneck(width, low, skip=True), Bottleneck(width, low, skip=False)
+        space, depth, beside = (Bottleneck(width, own[name], skip=name == "space") for name in _ADAPTERS)
         block.attn = SpaceDepthAttention(block.norm1, block.attn, space, depth, chunk=chunk)
         block.norm1 = nn.Identity()
-        block.mlp = Beside(block.mlp, Bottleneck(width, low, skip=False), scale=MLP_SCALE)
+        block.mlp = Beside(block.mlp, beside, scale=MLP_SCALE)
 
 
 def squarest(n: int) -> int:
@@ -176,9 +177,11 @@ def net_of(shapes: Shapes, config: Mapping[str, Any], *, chunk: int) -> SpaceDep
     prompts, decoder = prompting_of(
         fitted, config, grid=(encoder.size[0] // encoder.patch, encoder.size[1] // encoder.patch), size=encoder.size
     )
-    low = fitted.get("image_encoder.blocks.0.Space_Adapter.D_fc1.weight")
     if count(shapes, "image_encoder.blocks."):
-        adapted(encoder, chunk=chunk, hidden=None if low is None else int(low[0]))
+        layers = {name: f"image_encoder.blocks.0.{saved}.D_fc1.weight" for name, saved in _ADAPTERS.items()}
+        adapted(
+            encoder, chunk=chunk, hidden={name: int(shapes[key][0]) for name, key in layers.items() if key in shapes}
+        )
     _placed(decoder, fitted, heads=int(config.get("decoder_num_heads", 8)))
     masks = int(_argument(config, "multimask_output") or 1)
     return SpaceDepthNet(SamNet(encoder, prompts, decoder), masks=masks)
