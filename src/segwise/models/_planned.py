@@ -89,11 +89,14 @@ class PlannedFrame(WindowFrame):
         return Volume.of(np.stack(found).astype(np.float32), cut.grid.resized((d, h, w)), cut.channels)
 
     def cut(self, volume: Volume) -> Volume:
-        """float32, axes in the plans' order, the box around what is not 0 in any channel."""
+        """float32, axes in the plans' order, the box around what is not 0 in any channel; what is not finite is 0."""
         wanted = len(self.recipe.schemes)
         if len(volume.array) != wanted:
             raise PromptError(f"this model takes {wanted} channels, the volume has {len(volume.array)}")
         turned = self.turned(volume)
+        if turned.array.dtype.kind == "f" and not np.isfinite(turned.array).all():
+            finite = np.nan_to_num(turned.array, nan=0.0, posinf=0.0, neginf=0.0)
+            turned = Volume.of(finite, turned.grid, turned.channels)
         found = bounds(_not_zero(turned.array))
         low, high = found or ((0, 0, 0), turned.grid.shape)
         here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
@@ -150,7 +153,7 @@ class PlannedFrame(WindowFrame):
             cut -= np.float32(given["mean"])
             return np.asarray(cut / np.float32(max(given["std"], 1e-8)))
         if scheme == "ZScoreNormalization":
-            where = inside if self.recipe.masked[channel] else np.ones_like(inside)
+            where = inside if self.recipe.masked[channel] and inside.any() else np.ones_like(inside)
             scaled = (values - values[where].mean()) / max(values[where].std(), np.float32(1e-8))
             return np.asarray(np.where(where, scaled, values), dtype=np.float32)
         if scheme == "RescaleTo01Normalization":
