@@ -79,6 +79,17 @@ def test_a_file_that_no_source_describes_is_placed_and_stays_unknown(home, model
     assert [s.state for s in weights.status()] == ["trusted"]
 
 
+def test_a_second_file_without_a_known_digest_does_not_replace_the_first(home, models, tmp_path):
+    models["toy"] = card(released())
+    first = saved(tmp_path / "first.pth", state(1))
+    assert weights.import_file(first)[0].file == "toy/a.pth"
+    second = saved(tmp_path / "second.pth", state(2))
+    assert weights.import_file(second)[0].file == f"imported/toy/{sha(second)[:12]}/checkpoint.pth"
+    assert weights.digest(home / "toy/a.pth") == sha(first)
+    assert weights.import_file(second, trust=True)[0].file == "toy/a.pth"  # the user says that it is the one
+    assert weights.digest(home / "toy/a.pth") == sha(second)
+
+
 def test_other_sizes_are_kept_as_one_more_checkpoint_with_their_configuration(home, models, tmp_path):
     models["toy"] = card(released())
     source = saved(tmp_path / "small" / "checkpoint.pth", {"model": state(wide=2), "optimizer": {}})

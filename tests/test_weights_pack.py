@@ -258,7 +258,7 @@ def test_the_commands(there, tmp_path, elsewhere, segwise):
     assert code == 0 and "one one/a.pth: 30,000 bytes, present, MIT" in printed and "non-commercial" in printed
     home = elsewhere()
     code, printed = segwise("weights", "import", archive)
-    assert code == 0 and "use it as: one(variant=a)" in printed and "unknown weights" in printed
+    assert code == 0 and "use it as: one (a)" in printed and "unknown weights" in printed
     assert "type: segwise weights accept two" in printed.replace("\n", " ")
     assert "not accepted" in segwise("weights", "list")[1]
     code, printed = segwise("weights", "accept", "two")

@@ -283,7 +283,7 @@ def imported(found: Sequence[Any], *, accept: bool) -> None:
 
     for taken in found:
         _out.print(f"[bold]{escape(taken.model)}[/]: {escape(str(taken.path))} ({escape(taken.licence)})")
-        _out.print(f"  use it as: {escape(taken.spec)}")
+        _out.print(f"  use it as: {escape(taken.spec)}{f' ({escape(taken.variant)})' if taken.variant else ''}")
         if taken.change:
             note(f"  changed, as the model does not load it as it is: {taken.change}")
         if not (taken.known or taken.trusted):

@@ -77,6 +77,7 @@ CARD = ModelCard(
         WeightFile(
             file="biomedparse/biomedparse_v1.pt",
             n_bytes=0,
+            signature="4e8b9ec8dd7a2338c3b19daf9474182a3ebbe257cfecf9f8f607959214c94908",
             hub="microsoft/BiomedParse@main:biomedparse_v1.pt",
             variant="v1",
         ),

@@ -55,7 +55,11 @@ CARD = ModelCard(
         r"^image_encoder\.FacTu",
     ),
     weights=(
-        WeightFile(file="ma_sam/epoch_399.pth", n_bytes=0),
+        WeightFile(
+            file="ma_sam/epoch_399.pth",
+            n_bytes=0,
+            signature="747e103b758624582ca2f630a81bd2c06277d612faca5477b8f56fa4265d0363",
+        ),
         WeightFile(
             file="sam_vit_h_4b8939.pth",
             n_bytes=2564550879,

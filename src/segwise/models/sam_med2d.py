@@ -43,7 +43,13 @@ CARD = ModelCard(
         r"^image_encoder\.blocks\.0\.Adapter\.",
         r"^mask_decoder\.",
     ),
-    weights=(WeightFile(file="sam-med2d_b.pth", n_bytes=0),),
+    weights=(
+        WeightFile(
+            file="sam-med2d_b.pth",
+            n_bytes=0,
+            signature="d9dadc1b73e1e2e4937f69398ecede8bbd0641920b69f2b250975d6e0b9f4f6a",
+        ),
+    ),
     training_sets=("SA-Med2D-20M",),
     training_note=(
         "4.6 million images and 19.7 million masks gathered from public and private sets (its authors name them later "

@@ -43,7 +43,13 @@ CARD = ModelCard(
         r"^class_head\.",
         r"^point_head\.",
     ),
-    weights=(WeightFile(file="vista3d/model.pt", n_bytes=0),),
+    weights=(
+        WeightFile(
+            file="vista3d/model.pt",
+            n_bytes=0,
+            signature="f29ba41331001518f7d6750ebccc270185df4bbf95363b3e4949f8e803bc69b1",
+        ),
+    ),
     training_sets=(
         "AbdomenCT-1K",
         "AMOS22",

@@ -8,13 +8,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from segwise.errors import RunError
 from segwise.records.run import Run
 from segwise.records.types import Choice, Pair, Plan, Record, Score
 from segwise.report import about, breakdown, overlay, ranking, structures, words
-from segwise.report.gather import Arm, Gathered, gather
+from segwise.report.gather import Arm, Gathered, gather, total_seconds
 from segwise.report.markup import details, e, listing, note, section
 from segwise.report.overlay import Crops
 from segwise.report.ranking import Ranked
@@ -109,6 +110,7 @@ def _doubted_rows(gathered: Gathered) -> list[dict[str, str]]:
     found = []
     for arm in gathered.arms:
         if arm.doubt:
+            spent = [s for o in arm.outcomes if o.status == "done" and (s := total_seconds(o)) is not None]
             mean, asked = arm.mean(gathered.primary, arm.values), words.median_interactions(arm)
             found.append(
                 {
@@ -117,7 +119,7 @@ def _doubted_rows(gathered: Gathered) -> list[dict[str, str]]:
                     "prompter": arm.key[1],
                     "dsc": "" if mean is None else f"{mean:.3f}",
                     "interval": words.DOUBT[arm.doubt],
-                    "seconds": "",
+                    "seconds": f"{median(spent):.2g}" if spent else "",
                     "n_interactions": "" if asked is None else f"{asked:g}",
                 }
             )

@@ -16,7 +16,7 @@ from segwise import catalog
 from segwise.card import ModelCard, WeightFile
 from segwise.errors import WeightsError
 from segwise.weights import archive
-from segwise.weights.local import CONFIG_LIMIT, EXTRA, damage, folder, hashed, place, trusted
+from segwise.weights.local import CONFIG_LIMIT, EXTRA, damage, digest, folder, hashed, place, trusted
 from segwise.weights.recognise import recognise
 from segwise.weights.tensors import flat, held, signature_of
 
@@ -246,7 +246,19 @@ def _official(path: Path, name: str, card: ModelCard, file: WeightFile, *, trust
     with staging() as scratch:
         copy = scratch / "file"
         shutil.copyfile(path, copy)
+        if _taken_by_another(copy, file) and not trust:
+            return _keep(copy, name, card, config=_config_beside(path), trust=trust, change="")
         return _settled(copy, name, card, file, hashed(copy), trust=trust)
+
+
+def _taken_by_another(ready: Path, file: WeightFile) -> bool:
+    """Whether other bytes are at the place of a file whose digest nobody states: they are not replaced unasked."""
+    return not file.sha256 and place(file).is_file() and digest(place(file)) != hashed(ready)
+
+
+def _config_beside(path: Path) -> Path | None:
+    beside = path.with_name("config.json")
+    return beside if beside.is_file() else None
 
 
 def _by_family(path: Path, content: Mapping[str, Any], *, trust: bool, model: str) -> Imported:
@@ -276,10 +288,10 @@ def _by_family(path: Path, content: Mapping[str, Any], *, trust: bool, model: st
             torch.save({key: tensor.clone() for key, tensor in found.state.items()}, copy)
         else:
             shutil.copyfile(path, copy)
-        if official and not found.change and path.stat().st_size == (official[0].n_bytes or path.stat().st_size):
+        free = official and not (_taken_by_another(copy, official[0]) and not trust)
+        if free and not found.change and path.stat().st_size == (official[0].n_bytes or path.stat().st_size):
             return _settled(copy, name, card, official[0], hashed(copy), trust=trust)
-        beside = path.with_name("config.json")
-        return _keep(copy, name, card, config=beside if beside.is_file() else None, trust=trust, change=found.change)
+        return _keep(copy, name, card, config=_config_beside(path), trust=trust, change=found.change)
 
 
 def _keep(ready: Path, name: str, card: ModelCard, *, config: Path | None, trust: bool, change: str) -> Imported:
@@ -327,6 +339,6 @@ def _imported(name: str, card: ModelCard, file: WeightFile, path: Path, *, known
         path=path,
         licence=card.licence_weights,
         known=known,
-        spec=f"{name}(variant={file.variant})" if file.variant else name,
+        spec=name,
         non_commercial=card.non_commercial,
     )
