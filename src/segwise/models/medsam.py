@@ -110,10 +110,10 @@ class MedSamFrame(GreyFrame):
     def view(self, prepared: Volume, window: Grid) -> Array:
         """float32 [3, 1, size, size], 0..1 over the slice."""
         image = regrid(prepared.array, prepared.grid, window, order=1, outside=0)[:, 0]  # [1 or 3, H, W]
-        square = squared(np.stack([image[i % len(image)] for i in range(3)], axis=-1), self.size)
+        square = np.stack([squared(channel, self.size) for channel in image])
         low, high = int(square.min()), int(square.max())
         level = ((np.arange(256) - low) / max(high - low, 1e-8)).astype(np.float32)
-        return np.ascontiguousarray(level[square].transpose(2, 0, 1)[:, None])
+        return np.repeat(level[square], 3 // len(square), axis=0)[:, None]
 
     def marks(self, prompt: Prompt, window: Grid, seen: Tree) -> Marks:
         """A query a box that lies on the slice, inclusive corners."""
@@ -144,7 +144,10 @@ class MedSamFrame(GreyFrame):
 
 
 def squared(image: Array, size: int) -> Array:
-    """uint8 [H, W, 3] as [size, size, 3]: cubic, antialiased where it shrinks, cut (not rounded) to 8 bit."""
+    """uint8 [H, W] as [size, size]: cubic, antialiased where it shrinks, cut (not rounded) to 8 bit.
+
+    The original lets its splines run along the three channels too, which changes nothing and takes five times as long.
+    """
     wide = resize(image, (size, size), order=3, preserve_range=True, anti_aliasing=True)
     return np.asarray(wide.astype(np.uint8))
 
