@@ -160,6 +160,8 @@ def test_classes_without_names_are_an_error_that_says_how(name, parity_dir):
         module.load(checkpoint=str(fixture.folder), labels="liver;spleen")
     with pytest.raises(SpecError, match="twice"):
         module.load(checkpoint=str(fixture.folder), labels=";".join(["liver"] * n))
+    with pytest.raises(SpecError, match="three letters"):
+        module.load(checkpoint=str(fixture.folder), labels=samed_parity.labels_of(n), axes="up")
 
 
 @pytest.mark.parametrize("name", CLOSED)

@@ -14,6 +14,8 @@ from sam_makers import fixture_of, small_encoder, still, unexplained
 from segwise.errors import PromptError, SpecError, WeightsError
 from segwise.geometry import Grid
 from segwise.lifts.chunks import Chunks
+from segwise.lifts.orthogonal import Orthogonal
+from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
 from segwise.models import med_sa
 from segwise.nets import space_depth
@@ -104,6 +106,8 @@ def test_med_sa_takes_positive_points_only_with_a_file(parity_dir):
     with pytest.raises(WeightsError, match=r"med-sa\(checkpoint=FILE\)"):
         med_sa.load()
     fixture = fixture_of(parity_dir, "med_sa")
+    for lift, kind in (("slices", Slices), ("propagate", Propagate), ("orthogonal", Orthogonal), ("chunks", Chunks)):
+        assert type(med_sa.load(checkpoint=str(fixture.folder), lift=lift)) is kind
     model = med_sa.load(checkpoint=str(fixture.folder), chunk=4)
     assert isinstance(model, Chunks) is bool(fixture.config["args"]["thd"])
     where = probes.grid("AIL", spacing_mm=(6.0, 6.0, 20.0))

@@ -15,6 +15,7 @@ from parity.harness import Fixture
 from segwise import assemble
 from segwise.errors import PromptError, WeightsError
 from segwise.geometry import Channel, Grid, Volume
+from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
 from segwise.models import sam_med2d
@@ -150,7 +151,16 @@ def test_answers_do_not_depend_on_what_was_asked_before(fixture):
     assert model.parts.weights.startswith("unknown:")
 
 
+def test_three_planes_agree_on_the_block():
+    where = probes.grid("LPS", spacing_mm=(4.0, 5.0, 8.0))
+    volume, mask = probes.scene(where)
+    model = Orthogonal(probed("axial", size=96).parts)
+    for show in ("image", "prompt"):
+        assert probes.off_voxels(probes.answered(model, show, volume, probes.boxed(mask, where)), mask) <= 1
+
+
 def test_lifts_and_switches(fixture):
+    assert isinstance(sam_med2d.load(checkpoint=str(fixture.folder), lift="orthogonal"), Orthogonal)
     model = sam_med2d.load(checkpoint=str(fixture.folder), lift="propagate", multimask=False, carry=False)
     assert isinstance(model, Propagate) and not model.frame.carries and model.net.sam.candidates == "one"
     where = probes.grid("LPS", spacing_mm=(6.0, 6.0, 20.0))

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from segwise import anatomy, weights
 from segwise.card import ModelCard
-from segwise.errors import PromptError, SpecError, WeightsError
+from segwise.errors import GridError, PromptError, SpecError, WeightsError
+from segwise.geometry import Grid
 from segwise.nets.closed_sam import resized
 from segwise.prompt import Prompt, Text
 from segwise.weights import Checkpoint
@@ -84,6 +87,19 @@ def names(model: str, given: str, published: tuple[str, ...], n: int) -> tuple[s
     if len(set(listed)) != n or "" in listed:
         raise SpecError(f"labels= names a class twice or leaves one empty: {'; '.join(listed)}")
     return listed
+
+
+def turned(axes: str) -> str:
+    """Axes of slices, rows and columns as they came.
+
+    Raises:
+        SpecError: they are not three letters, one each of L/R, P/A and I/S.
+    """
+    try:
+        Grid((1, 1, 1), np.eye(4)).toward(axes)
+    except GridError as error:
+        raise SpecError(str(error)) from error
+    return axes
 
 
 def asked(prompt: Prompt, labels: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from scipy import ndimage
 from segwise.card import ModelCard, WeightFile
 from segwise.geometry import Array, Grid
 from segwise.lifts.stacks import StackFrame, Stacks
-from segwise.models._adapted import asked, fitted, names, two_files
+from segwise.models._adapted import asked, fitted, names, turned, two_files
 from segwise.nets import closed_sam, fact, flops, sam_sizes
 from segwise.prompt import Prompt
 from segwise.segmenter import Parts, Tree
@@ -92,7 +92,7 @@ CARD = ModelCard(
         "both adrenal glands are one class, as in its test script; weights with another number of classes need "
         'labels="name; name; …"',
     ),
-    seconds_hint=1800.0,
+    seconds_hint=4000.0,
 )
 
 LOW_HU, HIGH_HU = -200.0, 250.0
@@ -172,7 +172,7 @@ def load(
 
     Raises:
         WeightsError: weights are missing, damaged or not MA-SAM's; the message tells what to type.
-        SpecError: the weights answer another number of classes than there are names.
+        SpecError: the weights answer another number of classes than there are names, or axes= are none.
     """
     own, frozen = two_files("ma-sam", CARD, checkpoint=checkpoint, base=base)
     tensors, encoder = own.tensors, fitted(frozen.tensors, own.config, size=SIZE)
@@ -187,7 +187,7 @@ def load(
     )
     fill(net, fact.named(encoder, tensors), what="MA-SAM")
     listed = names("ma-sam", labels, (CARD.labels or {})[""], net.mask_decoder.mask_tokens.num_embeddings - 1)
-    frame = MaSamFrame(listed, size=net.prompt_encoder.size[0], axes=axes, slices=slices, stretch=stretch)
+    frame = MaSamFrame(listed, size=net.prompt_encoder.size[0], axes=turned(axes), slices=slices, stretch=stretch)
     return Stacks(Parts(net.eval(), frame, listed, together(own, frozen)), count_from=1)
 
 

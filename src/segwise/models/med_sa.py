@@ -21,6 +21,7 @@ from segwise.errors import WeightsError
 from segwise.geometry import Array, Grid, Volume, regrid
 from segwise.lifts.chunks import Chunks
 from segwise.lifts.grey import GreyFrame
+from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.planes import Planes
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
@@ -72,7 +73,7 @@ CARD = ModelCard(
         "none of Med-SA",
         "where an image has several windows, its depth attention is taken to group windows and slices as they follow "
         "each other in the batch; stored outputs confirm it for one window only",
-        "lift=propagate is Segwise's",
+        "lift=propagate and lift=orthogonal are Segwise's",
     ),
     seconds_hint=240.0,
 )
@@ -158,22 +159,23 @@ def resized(image: Array, size: int) -> Array:
 def load(
     *,
     checkpoint: str | None = None,
-    lift: Literal["auto", "slices", "propagate", "chunks"] = "auto",
+    lift: Literal["auto", "slices", "propagate", "orthogonal", "chunks"] = "auto",
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
     chunk: int = 0,
     spread: bool = True,
     stop: Literal["empty", "quality", "area"] = "area",
     shift: bool = False,
-) -> Planes:
+) -> Planes | Orthogonal:
     """Med-SA with a checkpoint.
 
     Args:
         checkpoint: a file, or a folder with checkpoint.pth, as its authors save it. Its keys tell the sizes,
             config.json beside it what no key tells (args: image_size, thd, chunk, multimask_output;
             decoder_num_heads, pixel_mean, pixel_std).
-        lift: "slices" answers on every slice with a point; "propagate" goes on from there; "chunks" lets slices attend
-            to each other, as weights trained in 3D want it; "auto" is chunks where config.json says "thd", else slices.
-        plane: of the slices.
+        lift: "slices" answers on every slice with a point; "propagate" goes on from there; "orthogonal" fuses the
+            slices of three planes; "chunks" lets slices attend to each other, as weights trained in 3D want it;
+            "auto" is chunks where config.json says "thd", else slices.
+        plane: of the slices; not with lift=orthogonal.
         chunk: with chunks, slices of one; 0: what config.json says, else 96.
         spread: with chunks, slices without a point take those of the nearest one in their chunk.
         stop: with propagate, what ends a prompt that lies on one slice only.
@@ -203,6 +205,8 @@ def load(
     parts = Parts(net, frame, None, file.digest)
     if chosen == "chunks":
         return Chunks(parts, chunk=slices, spread=spread)
+    if chosen == "orthogonal":
+        return Orthogonal(parts)
     return Propagate(parts, stop=stop) if chosen == "propagate" else Slices(parts)
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from segwise.card import ModelCard, WeightFile
 from segwise.geometry import Array, Grid, Volume, bounds, regrid
 from segwise.lifts.grey import GreyFrame
+from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.planes import Planes
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
@@ -75,7 +76,7 @@ CARD = ModelCard(
         "one mask an answer, of its three the one with the greatest predicted IoU, as its predictor does "
         "(multimask=false: the first of its four)",
         "a slice with only negative points is not asked unless a round before answered on it",
-        "lift=propagate is Segwise's: SAM-Med2D has no notion of a next slice",
+        "lift=propagate and lift=orthogonal are Segwise's: SAM-Med2D has no notion of another slice",
     ),
     seconds_hint=40.0,
 )
@@ -203,22 +204,23 @@ class Med2dFrame(GreyFrame):
 def load(
     *,
     checkpoint: str | None = None,
-    lift: Literal["slices", "propagate"] = "slices",
+    lift: Literal["slices", "propagate", "orthogonal"] = "slices",
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
     small: Literal["resize", "pad"] = "resize",
     multimask: bool = True,
     carry: bool = True,
     stop: Literal["empty", "quality", "area"] = "area",
     shift: bool = False,
-) -> Planes:
+) -> Planes | Orthogonal:
     """SAM-Med2D with its released weights, or with a checkpoint of the same format.
 
     Args:
         checkpoint: a file, or a folder with checkpoint.pth, as its authors save it; a file without adapters (FT-SAM)
             makes a net without. Its keys tell the size, config.json beside it what no key tells (decoder_num_heads,
             pixel_mean, pixel_std).
-        lift: "slices" answers on every slice that a mark lies on; "propagate" goes on from the marked slices.
-        plane: of the slices.
+        lift: "slices" answers on every slice that a mark lies on; "propagate" goes on from the marked slices;
+            "orthogonal" fuses the slices of three planes.
+        plane: of the slices; not with lift=orthogonal.
         small: slices below the view's size in both axes are enlarged ("resize", its predictor) or padded ("pad", its
             test script).
         multimask: the best of three masks by predicted IoU; False: the one mask for unambiguous prompts.
@@ -242,6 +244,8 @@ def load(
         carries=carry,
     )
     parts = Parts(network, frame, None, file.digest)
+    if lift == "orthogonal":
+        return Orthogonal(parts)
     return Propagate(parts, stop=stop) if lift == "propagate" else Slices(parts)
 
 

@@ -17,7 +17,7 @@ from scipy import ndimage
 from segwise.card import ModelCard, WeightFile
 from segwise.geometry import Array, Grid
 from segwise.lifts.stacks import StackFrame, Stacks
-from segwise.models._adapted import asked, fitted, names, two_files
+from segwise.models._adapted import asked, fitted, names, turned, two_files
 from segwise.nets import closed_sam, flops, lora, sam_sizes
 from segwise.prompt import Prompt
 from segwise.segmenter import Parts, Tree
@@ -149,7 +149,7 @@ def load(
 
     Raises:
         WeightsError: weights are missing, damaged or not SAMed's; the message tells what to type.
-        SpecError: the weights answer another number of classes than there are names.
+        SpecError: the weights answer another number of classes than there are names, or axes= are none.
     """
     own, frozen = two_files("samed", CARD, checkpoint=checkpoint, base=base)
     tensors, encoder = own.tensors, fitted(frozen.tensors, own.config, size=SIZE)
@@ -158,7 +158,7 @@ def load(
     fill(net, lora.named(encoder, tensors), what="SAMed")
     listed = names("samed", labels, (CARD.labels or {})[""], net.mask_decoder.mask_tokens.num_embeddings - 1)
     high, wide = np.broadcast_to(own.config.get("input_size", INPUT), 2)
-    frame = SamedFrame(listed, size=net.prompt_encoder.size[0], axes=axes, between=(int(high), int(wide)))
+    frame = SamedFrame(listed, size=net.prompt_encoder.size[0], axes=turned(axes), between=(int(high), int(wide)))
     return Stacks(Parts(net.eval(), frame, listed, together(own, frozen)))
 
 
