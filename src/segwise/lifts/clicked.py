@@ -128,8 +128,8 @@ class Clicked(Learned):
                 np.maximum(most, slab.amax(dim=(1, 2, 3)).cpu().numpy(), out=most)
                 yield slab.cpu()
 
-        found = layers(watched(blended(self._view(prepared), self.tiling, one)))
-        none = {"low": np.zeros(3, np.int64), "values": np.zeros((0, 0, 0), np.float16)}
+        found = layers(watched(blended(self._view(prepared), self.tiling, one)), half=False)
+        none = {"low": np.zeros(3, np.int64), "values": np.zeros((0, 0, 0), np.float32)}
         return [{**found.get(str(i), none), "most": np.float64(most[i])} for i in range(len(classes))]
 
     def _view(self, prepared: Volume) -> Tensor:

@@ -204,8 +204,8 @@ def _needs(have: Grid, want: Grid) -> Array:
     return np.asarray(found)
 
 
-def layers(slabs: Iterator[Tensor]) -> Tree:
-    """Of each channel the box where it is > 0, with RIM around: {"0": {"low": [3], "values": half [d, h, w]}, …}."""
+def layers(slabs: Iterator[Tensor], *, half: bool = True) -> Tree:
+    """Of each channel the box where it is > 0, with RIM around: {"0": {"low": [3], "values": [d, h, w]}, …}."""
     pieces: dict[int, list[Slab]] = {}
     at = n = 0
     for slab in slabs:
@@ -214,7 +214,8 @@ def layers(slabs: Iterator[Tensor]) -> Tree:
         for channel in np.flatnonzero((logits > 0).any(axis=(1, 2, 3))):
             low, high = box(logits[channel] > 0)
             low, high = np.maximum(low - RIM, 0), np.minimum(high + RIM, logits.shape[1:])
-            values = _signed(logits[channel][slices(low, high)])
+            cut = logits[channel][slices(low, high)]
+            values = _signed(cut) if half else cut.copy()
             pieces.setdefault(int(channel), []).append(Slab(low + np.array((at, 0, 0)), values, np.zeros(0)))
         at += logits.shape[1]
     return {"n": n, **{str(channel): _layer(found) for channel, found in pieces.items()}}
@@ -229,7 +230,7 @@ def _signed(logits: Array) -> Array:
 def _layer(pieces: list[Slab]) -> Tree:
     low = np.min([piece.low for piece in pieces], axis=0)
     high = np.max([piece.low + piece.values.shape for piece in pieces], axis=0)
-    values = np.full(tuple(high - low), OUTSIDE, dtype=np.float16)
+    values = np.full(tuple(high - low), OUTSIDE, dtype=pieces[0].values.dtype)
     for piece in pieces:
         values[slices(piece.low - low, piece.low - low + piece.values.shape)] = piece.values
     return {"low": low.astype(np.int64), "values": values}

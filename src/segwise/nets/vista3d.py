@@ -91,7 +91,15 @@ class VistaNet(PromptNet):
     def automatic(self, image: Tensor, classes: Tensor) -> Tensor:
         """[1, C, D, H, W] and int64 [K] -> logits [K, D, H, W] of these classes."""
         _, found = self.image_encoder(image, with_point=False, with_label=True)
-        return torch.as_tensor(self.class_head(found, classes[:, None])[0][:, 0])
+        mapped = self.class_head.image_post_mapping(found)[0]
+        return torch.stack([self._class(mapped, one) for one in classes])
+
+    def _class(self, mapped: Tensor, number: Tensor) -> Tensor:
+        """[F, D, H, W] -> [D, H, W]: one class by itself, so that its bits do not depend on the company."""
+        head = self.class_head
+        embedded = head.class_embeddings(number)[None, None]  # [1, 1, F]
+        embedded = head.mlp(embedded) if head.use_mlp else embedded
+        return torch.as_tensor((embedded[0, 0] @ mapped.flatten(1)).reshape(mapped.shape[1:]))
 
     def point(self, low: Tensor, points: Tensor, signs: Tensor, *, new: bool) -> Tensor:
         """The point head behind its first layers.
