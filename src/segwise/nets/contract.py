@@ -77,6 +77,11 @@ class MemoryNet(PromptNet):
     What it remembers is a tree of tensors, first axis Q, that the lift keeps and hands back; nothing stays in the net.
     """
 
+    @property
+    @abstractmethod
+    def reach(self) -> int:
+        """How many slices back a slice without marks is recalled at most: the lift forgets those further away."""
+
     @abstractmethod
     def remember(self, features: Tree, decoded: Decoded, *, prompted: bool) -> Tree:
         """What of slices the next ones may recall.

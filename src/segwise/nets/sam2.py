@@ -122,6 +122,11 @@ class Sam2Net(MemoryNet):
         """The image encoder, and the two convolutions of the decoder that every slice passes once."""
         return nn.ModuleList([self.image_encoder, self.sam_mask_decoder.conv_s0, self.sam_mask_decoder.conv_s1])
 
+    @property
+    def reach(self) -> int:
+        """As far as pointers are recalled."""
+        return max(len(self.maskmem_tpos_enc), self.rules.most_pointers) - 1
+
     def encode(self, image: Tensor) -> Tree:
         """[B, 3, 1, H, W] -> maps of a sixteenth, an eighth and a quarter of the image.
 
