@@ -16,12 +16,11 @@ import torch
 
 from segwise.card import ModelCard, WeightFile
 from segwise.geometry import Array, Grid, Shape, Volume, regrid
-from segwise.lifts.crop import Crop, CropFrame, Placed
+from segwise.lifts.crop import Crop, CropFrame
 from segwise.nets import sam_med3d
 from segwise.nets.contract import Marks
 from segwise.nets.flops import Published
 from segwise.nets.sam import TwoWayTransformer
-from segwise.nets.sam_med3d import Candidates
 from segwise.prompt import Prompt
 from segwise.segmenter import Parts, Tree
 from segwise.weights import fill, opened
@@ -151,9 +150,9 @@ def z_scored(values: Array) -> Array:
 def load(
     *,
     checkpoint: str | None = None,
-    crop: Placed = "marks",
+    crop: Literal["marks", "volume"] = "marks",
     first: Literal["zeros", "none"] = "zeros",
-    candidates: Candidates = "one",
+    candidates: Literal["one", "three"] = "one",
 ) -> Crop:
     """SAM-Med3D.
 

@@ -279,6 +279,7 @@ class MaskDecoder3d(nn.Module):
         transformer: a `TwoWayTransformer`.
         head_depth, head_hidden: of the IoU head.
         norm: of the maps at twice the embedding's resolution; None for `ChannelNorm3d`.
+        words: width of embedded words, whose likeness to the features is added to every mask; 0 for none.
     """
 
     def __init__(
@@ -290,6 +291,7 @@ class MaskDecoder3d(nn.Module):
         head_depth: int = 3,
         head_hidden: int = 256,
         norm: nn.Module | None = None,
+        words: int = 0,
     ) -> None:
         super().__init__()
         self.transformer = transformer
@@ -304,10 +306,19 @@ class MaskDecoder3d(nn.Module):
         )
         self.output_hypernetworks_mlps = nn.ModuleList(Mlp(width, width, width // 8, depth=3) for _ in range(masks))
         self.iou_prediction_head = Mlp(width, head_hidden, masks, depth=head_depth)
+        if words:
+            self.txt_align_upscaled_embedding = nn.Linear(words, width // 8)
 
     def forward(
-        self, image: Tensor, places: Tensor, sparse: Tensor, dense: Tensor, *, candidates: slice
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        image: Tensor,
+        places: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        *,
+        candidates: slice,
+        words: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Masks of some candidates.
 
         Args:
@@ -316,9 +327,10 @@ class MaskDecoder3d(nn.Module):
             sparse: [Q, T, width].
             dense: [Q, width, d, h, w].
             candidates: which of the masks, e.g. slice(0, 1).
+            words: [Q, words], or None.
 
         Returns:
-            (logits [Q, M, 4d, 4h, 4w], IoU [Q, M], upscaled features [Q, width / 8, 4d, 4h, 4w]).
+            (logits [Q, M, 4d, 4h, 4w], IoU [Q, M]).
         """
         q, _, d, h, w = image.shape
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # [1 + masks, width]
@@ -328,8 +340,11 @@ class MaskDecoder3d(nn.Module):
         upscaled = self.output_upscaling(seen.transpose(1, 2).reshape(q, -1, d, h, w))
         chosen = range(len(self.output_hypernetworks_mlps))[candidates]
         weights = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in chosen], dim=1)
-        logits = (weights @ upscaled.flatten(2)).view(q, len(chosen), *upscaled.shape[2:])
-        return logits, self.iou_prediction_head(tokens[:, 0])[:, candidates], upscaled
+        logits = weights @ upscaled.flatten(2)
+        if words is not None:
+            logits = logits + self.txt_align_upscaled_embedding(words)[:, None] @ upscaled.flatten(2)
+        quality = self.iou_prediction_head(tokens[:, 0])[:, candidates]
+        return logits.view(q, len(chosen), *upscaled.shape[2:]), quality
 
 
 class SamMed3dNet(PromptNet):
@@ -370,7 +385,7 @@ class SamMed3dNet(PromptNet):
         """
         if marks.points is None or marks.signs is None:
             raise ValueError("SAM-Med3D takes points")
-        logits, quality, _ = self.mask_decoder(
+        logits, quality = self.mask_decoder(
             features[marks.image],
             self.prompt_encoder.places(),
             self.prompt_encoder.sparse(marks.points, marks.signs),
@@ -408,6 +423,7 @@ def net_of(shapes: Shapes, config: Mapping[str, Any], *, candidates: Candidates 
 
 def decoder_of(shapes: Shapes, *, heads: int = HEADS, norm: nn.Module | None = None) -> MaskDecoder3d:
     """A mask decoder with the sizes that keys "mask_decoder.*" have."""
+    words = shapes.get("mask_decoder.txt_align_upscaled_embedding.weight", (0, 0))[1]
     masks, width = (int(n) for n in shapes["mask_decoder.mask_tokens.weight"])
     transformer = TwoWayTransformer(
         depth=count(shapes, "mask_decoder.transformer.layers."),
@@ -422,6 +438,7 @@ def decoder_of(shapes: Shapes, *, heads: int = HEADS, norm: nn.Module | None = N
         head_depth=count(shapes, "mask_decoder.iou_prediction_head.layers."),
         head_hidden=int(shapes["mask_decoder.iou_prediction_head.layers.0.weight"][0]),
         norm=norm,
+        words=int(words),
     )
 
 
