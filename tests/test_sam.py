@@ -26,6 +26,7 @@ from segwise.segmenter import Ask, Parts
 from segwise.spec import parse
 from segwise.store import FeatureStore
 from segwise.weights import fill
+from segwise.weights.tensors import signature_of
 
 PLANES = ("axial", "coronal", "sagittal")
 
@@ -268,12 +269,17 @@ def test_a_point_in_every_plane(axes, plane):
 # Full size
 
 
+def signed(variant):
+    return next(file.signature for file in sam.CARD.weights if file.variant == variant)
+
+
 @pytest.mark.parametrize("size", sorted(sam_sizes.SIZES))
 def test_official_files_fit(size, parity_dir):
     path = parity_dir / "keys" / f"sam_vit_{size}.json"
     if not path.exists():
         pytest.skip(f"no list of keys of sam_vit_{size}")
     keys = {key: tuple(shape) for key, shape in json.loads(path.read_text())["tensors"].items()}
+    assert signed(size) == signature_of(keys.items())
     with torch.device("meta"):
         for net in (sam.net_of(keys, {}), sam_sizes.sam(size, 1024)):
             assert {key: tuple(value.shape) for key, value in net.state_dict().items()} == keys
@@ -284,8 +290,10 @@ def test_official_files_fit(size, parity_dir):
 def test_a_mobile_sam_is_known_by_its_keys():
     net = mobile_sam.mobile_sam(enlarge=False)
     tensors = net.state_dict()
-    head = {"image_encoder.norm_head.weight": torch.zeros(320), "image_encoder.head.weight": torch.zeros(1000, 320)}
-    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    head = {f"image_encoder.norm_head.{name}": torch.zeros(320) for name in ("weight", "bias")}
+    head |= {"image_encoder.head.weight": torch.zeros(1000, 320), "image_encoder.head.bias": torch.zeros(1000)}
+    shapes = {key: tuple(value.shape) for key, value in {**tensors, **head}.items()}
+    assert signed("mobile") == signature_of(shapes.items())
     found = sam.net_of(shapes, {})
     fill(found, {**tensors, **head}, what="MobileSAM", unused=mobile_sam.UNUSED)
     image = torch.randn(1, 3, 1, 256, 256)

@@ -53,6 +53,7 @@ CARD = ModelCard(
             file="medsam_vit_b.pth",
             n_bytes=375049145,
             sha256="34b34b78c1d18cb8c6bf84cf9c00e135d6d6c965699f3c0e31ef1bc9dcb5be74",
+            signature="86641a8f7847026c348e244c8b41292e85379ae0afd46270cf8c00be56395627",
             url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
         ),
     ),

@@ -59,6 +59,7 @@ CARD = ModelCard(
             sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
             url="https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth",
             variant="b",
+            signature="86641a8f7847026c348e244c8b41292e85379ae0afd46270cf8c00be56395627",
         ),
         WeightFile(
             file="sam_vit_l_0b3195.pth",
@@ -66,6 +67,7 @@ CARD = ModelCard(
             sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
             url="https://dl.fbaipublicfiles.com/segment_anything/sam_vit_l_0b3195.pth",
             variant="l",
+            signature="2782f23acee93d56889efe56a054c2552cf96c4dde5c1b4e99f620171d11cddc",
         ),
         WeightFile(
             file="sam_vit_h_4b8939.pth",
@@ -73,6 +75,7 @@ CARD = ModelCard(
             sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
             url="https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth",
             variant="h",
+            signature="266c2bcda1f0a23b2632dcaf8a9bed3d40e5b9c9a064d677c86506d1bfe57f7f",
         ),
         WeightFile(
             file="mobile_sam.pt",
@@ -80,6 +83,7 @@ CARD = ModelCard(
             sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
             url="https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
             variant="mobile",
+            signature="f2504603c05938ff5bd804ed6422f88c6b36dee9fc8a82dd01c83ab47c2a8cbf",
         ),
     ),
     training_sets=("SA-1B",),
