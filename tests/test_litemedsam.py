@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from segwise import catalog
 from segwise.errors import SpecError, WeightsError
 from segwise.geometry import Channel, Grid, Volume
+from segwise.lifts import grey
 from segwise.lifts.grey import levels, limits
 from segwise.models import litemedsam
 from segwise.models.litemedsam import LiteFrame, resized, view_size
@@ -177,3 +180,14 @@ def test_the_real_net_segments_a_bright_ball(weights_dir):
     assert not found[[0, 2]].any()
     assert 2 * (found[1] & mask[1]).sum() / (found[1].sum() + mask[1].sum()) > 0.95
     assert 0 < float(prediction.quality[0]) <= 1.05
+
+
+def test_the_settings_are_the_official_ones(parity_dir):
+    path = parity_dir / "litemedsam" / "config.json"
+    if not path.exists():
+        pytest.skip("no parity fixture of litemedsam")
+    config = json.loads(path.read_text())
+    assert litemedsam.CARD.weights[0].sha256 == config["weights"]["sha256"]
+    assert config["image_size"] == litemedsam.SIZE
+    assert config["propagation"]["box_shift_px_256"] == litemedsam.FOLLOW_PX
+    assert list(grey.MR_PERCENTILES) == config["mr_percentiles"]

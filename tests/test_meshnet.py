@@ -1,12 +1,7 @@
-"""MeshNet: the net in slabs, the conformed space, names, and the official outputs (parity)."""
+"""MeshNet: the net in slabs, the conformed space, and names. The official outputs are in tests/parity/meshnet.py."""
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path
-
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -18,8 +13,6 @@ from segwise.lifts.conform import conform, conformed_grid, limits
 from segwise.models import meshnet
 from segwise.nets import meshnet as nets
 from segwise.prompt import Points, Prompt, Text
-from segwise.segmenter import Ask, State
-from segwise.store import FeatureStore
 
 VARIANTS = tuple(meshnet.CARD.labels)
 
@@ -184,76 +177,7 @@ def test_missing_weights_say_what_to_type(monkeypatch, tmp_path):
         meshnet.load(variant="mindgrab")
 
 
-# ---- parity: the official outputs, on any set of the same layout ----
-
-
-class Fixture:
-    """A parity folder: config.json and io.npz, of whatever models and crop it holds."""
-
-    def __init__(self, folder: Path) -> None:
-        self.config = json.loads((folder / "config.json").read_text())
-        self.io = np.load(folder / "io.npz")
-        self.models: dict[str, int] = self.config["models"]
-
-    def of(self, model: str) -> list[str]:
-        return [key for key in self.io.files if re.fullmatch(rf"out\.{model}_(act\d+|logits|argmax)(_sub\d+)?", key)]
-
-
-@pytest.fixture(scope="module")
-def fixture(parity_dir: Path) -> Fixture:
-    folder = parity_dir / "meshnet"
-    if not (folder / "io.npz").exists():
-        pytest.skip("no parity fixture of meshnet")
-    return Fixture(folder)
-
-
-def close(found: np.ndarray, expected: np.ndarray, what: str) -> None:
-    assert found.shape == expected.shape, what
-    worst, allowed = np.abs(found - expected).max(), max(1e-5, 1e-3 * float(expected.std()))
-    assert worst <= allowed, f"{what}: differs by {worst}, allowed {allowed}"
-
-
-def thinned(array: np.ndarray, key: str) -> np.ndarray:
-    step = re.search(r"_sub(\d+)$", key)
-    return array[(..., *[slice(None, None, int(step[1]) if step else 1)] * 3)]
-
-
-def loaded(variant: str, weights_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("SEGWISE_WEIGHTS_DIR", str(weights_dir))
-    return meshnet.load(variant=variant, last_bias=False)  # as the Python package runs mindgrab
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_parity_of_activations_logits_and_argmax(variant, fixture, weights_dir, monkeypatch):
-    if variant not in fixture.models:
-        pytest.skip(f"the fixture holds no {variant}")
-    net = loaded(variant, weights_dir, monkeypatch).parts.net
-    seen: list[np.ndarray] = []
-    for block in net.blocks:
-        block.register_forward_hook(lambda module, args, out: seen.append(out[0].numpy()))
-    image = torch.from_numpy(fixture.io["in.crop_normalised"])[None, None]
-    with torch.inference_mode():
-        whole = net(image)[0][0].numpy()
-    slabs = torch.cat(list(net.slabs(image)), 2)[0].numpy()
-    assert whole.shape[0] == fixture.models[variant]
-    for key in fixture.of(variant):
-        if act := re.search(r"_act(\d+)", key):
-            close(thinned(seen[int(act[1])], key), fixture.io[key], key)
-            continue
-        for logits in (whole, slabs):
-            if "_logits" in key:
-                close(thinned(logits, key), fixture.io[key], key)
-            else:
-                assert (thinned(logits.argmax(0), key) != fixture.io[key]).sum() <= 3, key
-
-
-def test_parity_leaves_no_key_of_the_fixture_out(fixture):
-    checked = {key for model in fixture.models for key in fixture.of(model)}
-    others = r"in\.crop_(start|normalised)|out\.quantiles_\w+|out\.(\w+_)?conformed(_affine|_sub\d+)?|out\.labels_\w+"
-    assert [key for key in fixture.io.files if key not in checked and not re.fullmatch(others, key)] == []
-
-
-def test_mindgrab_with_its_bias_is_the_default(weights_dir, monkeypatch, fixture):
+def test_mindgrab_with_its_bias_is_the_default(weights_dir, monkeypatch):
     monkeypatch.setenv("SEGWISE_WEIGHTS_DIR", str(weights_dir))
     kept, dropped = meshnet.load(variant="mindgrab"), meshnet.load(variant="mindgrab", last_bias=False)
     assert kept.encoder != dropped.encoder
@@ -261,56 +185,3 @@ def test_mindgrab_with_its_bias_is_the_default(weights_dir, monkeypatch, fixture
     with torch.inference_mode():
         shift = (kept.parts.net(image)[0] - dropped.parts.net(image)[0])[0, :, 0, 0, 0]
     np.testing.assert_allclose(shift, [1.5254, -1.5258], atol=1e-4)
-
-
-def test_parity_of_the_normalisation(fixture):
-    conformed = fixture.io["out.conformed"]
-    np.testing.assert_allclose(
-        np.quantile(conformed.astype(np.float32), fixture.config["quantiles"]),
-        fixture.io["out.quantiles_002_098"],
-        atol=1e-3,
-    )
-    start, crop = fixture.io["in.crop_start"], fixture.io["in.crop_normalised"]
-    place = tuple(slice(int(a), int(a) + n) for a, n in zip(start, crop.shape, strict=True))
-    np.testing.assert_allclose(meshnet.normalised(conformed)[place], crop, atol=1e-6)
-
-
-def on_grid(data: Path, affine: np.ndarray) -> Volume:
-    """The MR case whose conformed grid has an affine (the fixture does not name its image)."""
-    for path in sorted(data.glob("*brain*/image.nii.gz")):
-        image = nib.load(path)
-        if len(image.shape) != 3:
-            continue
-        grid = Grid(image.shape, image.affine)
-        if np.abs(conformed_grid(grid).affine - affine).max() < 1e-3:
-            return Volume.of(np.asarray(image.dataobj), grid)
-    pytest.skip("the image of this fixture is not among the cases")
-
-
-@pytest.mark.parametrize(("name", "step"), [("conformed", 1), ("mni_conformed_sub4", 4)])
-def test_parity_of_the_conformed_image(name, step, fixture, data):
-    affine_key = f"out.{name.removesuffix('_sub4')}_affine"
-    if affine_key not in fixture.io.files:
-        pytest.skip(f"the fixture holds no {affine_key}")
-    out = conform(on_grid(data, fixture.io[affine_key]))
-    difference = np.abs(out.array[0][::step, ::step, ::step].astype(int) - fixture.io[f"out.{name}"])
-    assert difference.max() <= 1 and (difference > 0).mean() < 1e-4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_parity_of_a_whole_head(variant, fixture, weights_dir, monkeypatch):
-    short = {"model5_gw_ae": "tissue_fast"}  # the package's own name of it
-    names = [f"out.labels_{name}" for name in (variant, short.get(variant)) if f"out.labels_{name}" in fixture.io.files]
-    if not names:
-        pytest.skip(f"the fixture holds no whole head of {variant}")
-    (key,) = names
-    model = loaded(variant, weights_dir, monkeypatch)
-    conformed = fixture.io["out.conformed"]
-    grid = Grid(conformed.shape, fixture.io["out.conformed_affine"])
-    state = State(Volume.of(meshnet.normalised(conformed), grid), grid, FeatureStore())
-    answers = model.segment(state, [Ask(Prompt((Text(label),))) for label in model.parts.labels])
-    found = np.zeros(grid.shape, dtype=np.uint8)
-    for value, answer in enumerate(answers, 1):
-        found[answer.mask(grid)] = value
-    assert (found != fixture.io[key]).sum() <= 3

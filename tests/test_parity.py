@@ -12,7 +12,19 @@ from parity.harness import DIFFERENT, EQUAL, SKIPPED, Fixture, Near, Row, Skip, 
 
 
 @pytest.mark.parametrize("name", models())
-def test_our_outputs_are_the_official_ones(name, parity_dir):
+def test_our_outputs_are_the_official_ones(name, parity_dir, monkeypatch):
+    monkeypatch.setenv("SEGWISE_PARITY_SLOW", "0")
+    _check(name, parity_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["litemedsam", "meshnet"])
+def test_slow_outputs_are_the_official_ones(name, parity_dir, weights_dir, monkeypatch):
+    monkeypatch.setenv("SEGWISE_PARITY_SLOW", "1")
+    _check(name, parity_dir)
+
+
+def _check(name, parity_dir):
     folder = parity_dir / name
     if not (folder / "io.npz").exists():
         pytest.skip(f"no parity fixture of {name}")
