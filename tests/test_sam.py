@@ -223,10 +223,15 @@ def test_a_prompt_outside_the_volume_is_refused(model, volume):
         answered(model, volume, Prompt((Points(np.array([[900.0, 0, 0]]), np.array([True])),)))
 
 
-def test_propagation_answers_around_a_point(fixture, volume):
-    lifted = sam.load(checkpoint=str(fixture.folder), lift="propagate", stop="empty")
-    box = Prompt((Box.of(volume.grid, (0, 10, 20), (4, 30, 45)),))
-    assert answered(lifted, volume, box)[0].grid.shape[0] == 4
+@pytest.mark.parametrize("lift", ["propagate", "orthogonal"])
+def test_the_other_lifts_answer_a_box_and_take_its_logits_back(fixture, volume, lift):
+    lifted = sam.load(checkpoint=str(fixture.folder), lift=lift)
+    box = Prompt((Box.of(volume.grid, (0, 14, 24), (4, 20, 30)),))
+    (before,) = answered(lifted, volume, box)
+    assert before.grid.shape[0] == 4
+    more = box.also(clicks(volume.grid, [(2, 17, 27)], [False]))
+    (after,), (fresh,) = answered(lifted, volume, more, previous=before), answered(lifted, volume, more)
+    assert not np.array_equal(after.mask(volume.grid), fresh.mask(volume.grid))
 
 
 # Geometry, by probe

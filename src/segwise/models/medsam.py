@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from segwise.card import ModelCard, WeightFile
 from segwise.geometry import Array, Grid, Volume, bounds, regrid
 from segwise.lifts.grey import GreyFrame
+from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.planes import Planes
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
@@ -72,7 +73,7 @@ CARD = ModelCard(
     deviations=(
         "the mask is the original's, where the sigmoid, taken before the resize, exceeds 0.5; logits are handed out as "
         "log odds of that probability",
-        "lift=propagate is Segwise's: the original asks a box on every slice",
+        "lift=propagate and lift=orthogonal are Segwise's: the original asks a box on every slice",
         "a slice of one value becomes 0, as in the original",
     ),
     seconds_hint=240.0,
@@ -156,22 +157,22 @@ def squared(image: Array, size: int) -> Array:
 def load(
     *,
     checkpoint: str | None = None,
-    lift: Literal["slices", "propagate"] = "slices",
+    lift: Literal["slices", "propagate", "orthogonal"] = "slices",
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
     stop: Literal["empty", "quality", "area"] = "area",
     margin: int = MARGIN_PX,
     level: float = 40.0,
     width: float = 400.0,
     shift: bool = False,
-) -> Planes:
+) -> Planes | Orthogonal:
     """MedSAM with its released weights, or with a checkpoint of the same format.
 
     Args:
         checkpoint: a file, or a folder with checkpoint.pth: SAM's keys, flat or under "model"; they tell the size,
             config.json beside it what no key tells (decoder_num_heads).
         lift: "slices" answers on every slice that a box lies on; "propagate" prompts the middle slice of a box and
-            follows the mask over the box's range.
-        plane: of the slices.
+            follows the mask over the box's range; "orthogonal" fuses the slices of three planes.
+        plane: of the slices; not with lift=orthogonal.
         stop: with lift=propagate, what ends a prompt that lies on one slice only.
         margin: with lift=propagate, pixels of the view around a mask for the next slice's box.
         level, width: of the CT window, HU.
@@ -187,6 +188,8 @@ def load(
     size = network.prompt_encoder.size[0]
     frame = MedSamFrame(plane=plane, shift=shift, window_hu=window_hu, size=size, margin=margin)
     parts = Parts(network, frame, None, file.digest)
+    if lift == "orthogonal":
+        return Orthogonal(parts)
     return Propagate(parts, stop=stop) if lift == "propagate" else Slices(parts)
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from segwise.card import ModelCard, WeightFile
 from segwise.geometry import Array, Grid, Volume, bounds, regrid
 from segwise.lifts.grey import GreyFrame
+from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.planes import Planes
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
@@ -103,7 +104,7 @@ CARD = ModelCard(
         "query on that slice",
         "a slice with only negative points is not asked unless a round before answered on it",
         "several boxes on one slice are asked one by one, each with all the slice's points",
-        "lift=propagate is Segwise's: SAM has no notion of a next slice",
+        "lift=propagate and lift=orthogonal are Segwise's: SAM has no notion of another slice",
         "MobileSAM: no output of the original was at hand; the keys were compared with its published source",
     ),
     seconds_hint=240.0,
@@ -243,7 +244,7 @@ def load(
     *,
     size: Literal["b", "l", "h", "mobile"] = "b",
     checkpoint: str | None = None,
-    lift: Literal["slices", "propagate"] = "slices",
+    lift: Literal["slices", "propagate", "orthogonal"] = "slices",
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
     candidates: Literal["best", "one", "three"] = "best",
     carry: bool = True,
@@ -252,15 +253,16 @@ def load(
     level: float = 40.0,
     width: float = 400.0,
     shift: bool = False,
-) -> Planes:
+) -> Planes | Orthogonal:
     """SAM with its released weights, or with a checkpoint of the same format.
 
     Args:
         size: which of the released files.
         checkpoint: a file, or a folder with checkpoint.pth, in the published format of SAM or MobileSAM; its keys
             tell the size, config.json beside it what no key tells (decoder_num_heads, pixel_mean, pixel_std).
-        lift: "slices" answers on every slice that a mark lies on; "propagate" goes on from the marked slices.
-        plane: of the slices.
+        lift: "slices" answers on every slice that a mark lies on; "propagate" goes on from the marked slices;
+            "orthogonal" fuses the slices of three planes.
+        plane: of the slices; not with lift=orthogonal.
         candidates: "best" one mask for a box or several marks, and the best by predicted IoU of three for a lone point;
             "one" mask always; "three" candidates always, to choose from.
         carry: give the logits of a round back as the mask prompt of the next one.
@@ -287,6 +289,8 @@ def load(
         carries=carry,
     )
     parts = Parts(network, frame, None, file.digest)
+    if lift == "orthogonal":
+        return Orthogonal(parts)
     return Propagate(parts, stop=stop) if lift == "propagate" else Slices(parts)
 
 
