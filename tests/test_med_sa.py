@@ -50,6 +50,23 @@ def test_depth_mixes_the_slices_of_a_chunk_at_each_place():
     assert [space_depth.squarest(n) for n in (1, 2, 6, 7, 12, 16, 96)] == [1, 1, 2, 1, 3, 4, 8]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("apart", [True, False])
+def test_windows_keep_to_themselves_if_told_so(apart):
+    torch.manual_seed(0)
+    encoder = small_encoder()
+    space_depth.adapted(encoder, chunk=2, apart=apart)
+    for name, parameter in encoder.named_parameters():
+        if ".depth." in name:
+            torch.nn.init.normal_(parameter)
+    attn = encoder.blocks[0].attn
+    x = torch.randn(8, 2, 2, 24)  # two slices of four windows
+    before = attn._along_depth(x)
+    x[1, 0, 1] += 1
+    changed = (attn._along_depth(x) - before).abs().amax(dim=(1, 2, 3)) > 1e-6
+    assert changed.nonzero().ravel().tolist() == ([1, 5] if apart else [0, 1])
+
+
 def pointed(lift: str, plane: str, **fields: object) -> Slices | Chunks:
     frame = med_sa.MedSaFrame(plane=plane, size=96)
     parts = Parts(probes.Probe("image"), frame, None, "probe")
@@ -108,6 +125,9 @@ def test_med_sa_takes_positive_points_only_with_a_file(parity_dir):
     fixture = fixture_of(parity_dir, "med_sa")
     for lift, kind in (("slices", Slices), ("propagate", Propagate), ("orthogonal", Orthogonal), ("chunks", Chunks)):
         assert type(med_sa.load(checkpoint=str(fixture.folder), lift=lift)) is kind
+    mixed, apart = (med_sa.load(checkpoint=str(fixture.folder), lift="chunks", apart=way) for way in (False, True))
+    windowed = {m.attn.windows for m in apart.net.sam.image_encoder.blocks} != {1}
+    assert (mixed.encoder != apart.encoder) is windowed and (mixed.digest != apart.digest) is windowed
     model = med_sa.load(checkpoint=str(fixture.folder), chunk=4)
     assert isinstance(model, Chunks) is bool(fixture.config["args"]["thd"])
     where = probes.grid("AIL", spacing_mm=(6.0, 6.0, 20.0))

@@ -10,6 +10,7 @@ out. The originals give every slice a point from the reference, which no user co
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Self
 
@@ -36,6 +37,8 @@ class Chunks(Planes):
             raise SpecError(f"chunk is {chunk}, expected a number of slices, at least 1")
         self.chunk, self.spread = chunk, spread
         super().__init__(parts)
+        made = hashlib.blake2b(repr(self.net.encoding).encode(), digest_size=8).hexdigest()  # how chunks are mixed
+        self.encoder, self.digest = f"{self.encoder}:{made}", f"{self.digest}:{made}"
 
     def rebuilt(self, parts: Parts) -> Self:
         """The same lift around other parts."""

@@ -25,6 +25,7 @@ from segwise.prompt import Prompt
 from segwise.segmenter import Ask, Frame, Learned, Parts, Prediction, State, Store, Tree
 
 VERSION = 1
+KEPT_BYTES = 3 << 28  # 768 MiB, if the box were the whole volume: a store in memory keeps it
 
 
 @dataclass(frozen=True)
@@ -187,5 +188,7 @@ class Stacks(Learned):
 
     def _ranking(self, prepared: Volume) -> Tree:
         shape = self.frame.inner(prepared.grid).shape
-        found, best = ranked(self.slabs(prepared), shape=shape, n_classes=len(self.parts.labels or ()) + 1)
+        n = len(self.parts.labels or ()) + 1
+        ranks = int(np.clip(KEPT_BYTES // (5 * np.prod(shape)), 2, RANKS))
+        found, best = ranked(self.slabs(prepared), shape=shape, n_classes=n, ranks=ranks)
         return kept(found, best, best != 0)

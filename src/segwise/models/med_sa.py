@@ -71,8 +71,9 @@ CARD = ModelCard(
         "its evaluation averages the scores of masks at thresholds 0.1, 0.3, 0.5, 0.7 and 0.9; here 0.5",
         "its relative-position tables and its decoder's attention among tokens differ from SAM's, so a file of SAM is "
         "none of Med-SA",
-        "where an image has several windows, its depth attention is taken to group windows and slices as they follow "
-        "each other in the batch; stored outputs confirm it for one window only",
+        "where a slice has several windows, the attention along depth is taken to group windows and slices as they "
+        "follow each other in the batch, which mixes them (the default); stored outputs show it for one window only. "
+        "apart=true keeps each window to itself",
         "lift=propagate and lift=orthogonal are Segwise's",
     ),
     seconds_hint=240.0,
@@ -163,6 +164,7 @@ def load(
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
     chunk: int = 0,
     spread: bool = True,
+    apart: bool = False,
     stop: Literal["empty", "quality", "area"] = "area",
     shift: bool = False,
 ) -> Planes | Orthogonal:
@@ -178,6 +180,7 @@ def load(
         plane: of the slices; not with lift=orthogonal.
         chunk: with chunks, slices of one; 0: what config.json says, else 96.
         spread: with chunks, slices without a point take those of the nearest one in their chunk.
+        apart: with chunks, each window of a slice keeps to itself along depth.
         stop: with propagate, what ends a prompt that lies on one slice only.
         shift: shift z-scored MR by its minimum first; without it voxels <= 0 are black.
 
@@ -193,7 +196,7 @@ def load(
     arguments: Mapping[str, Any] = file.config.get("args", {})
     chosen = ("chunks" if arguments.get("thd") else "slices") if lift == "auto" else lift
     slices = (chunk or int(arguments.get("chunk") or CHUNK)) if chosen == "chunks" else 0
-    net = space_depth.net_of(file.shapes, file.config, chunk=slices)
+    net = space_depth.net_of(file.shapes, file.config, chunk=slices, apart=apart)
     fill(net, space_depth.named(file.tensors, net.sam.prompt_encoder.grid[0]), what="Med-SA")
     frame = MedSaFrame(
         plane=plane,

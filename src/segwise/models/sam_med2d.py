@@ -243,7 +243,7 @@ def load(
         small=small,
         carries=carry,
     )
-    parts = Parts(network, frame, None, file.digest)
+    parts = Parts(network, frame, None, file.digest + ("" if multimask else " one mask"))
     if lift == "orthogonal":
         return Orthogonal(parts)
     return Propagate(parts, stop=stop) if lift == "propagate" else Slices(parts)

@@ -74,7 +74,7 @@ CARD = ModelCard(
         "a released SAM is brought from 1024 to 512 pixels as its authors do: positions interpolated bilinearly",
         'weights with another number of classes need labels="name; name; …"',
     ),
-    seconds_hint=120.0,
+    seconds_hint=200.0,
 )
 
 LOW_HU, HIGH_HU = -125.0, 275.0

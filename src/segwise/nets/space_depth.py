@@ -32,11 +32,27 @@ class SpaceDepthAttention(nn.Module):
         space: adapter behind the attention, with a skip.
         depth: adapter behind the attention along depth.
         chunk: slices of a chunk, which follow each other along the batch; 0 for single images.
+        windows: of a slice, each of which keeps to itself along depth; 1 takes runs of `chunk` entries of the batch
+            whatever they are, as Med-SA is taken to do.
     """
 
-    def __init__(self, norm: nn.Module, attn: nn.Module, space: nn.Module, depth: nn.Module, *, chunk: int) -> None:
+    def __init__(
+        self,
+        norm: nn.Module,
+        attn: nn.Module,
+        space: nn.Module,
+        depth: nn.Module,
+        *,
+        chunk: int,
+        windows: int = 1,
+    ) -> None:
         super().__init__()
-        self.norm, self.attn, self.space, self.depth, self.chunk = norm, attn, space, depth, chunk
+        self.norm, self.attn, self.space, self.depth = norm, attn, space, depth
+        self.chunk, self.windows = chunk, windows
+
+    def extra_repr(self) -> str:
+        """What no tensor shows."""
+        return f"chunk={self.chunk}, windows={self.windows}"
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, h, w, width], windows or whole maps, -> the same shape."""
@@ -48,9 +64,10 @@ class SpaceDepthAttention(nn.Module):
         """Each in-window place by itself, its slices laid out as the most square rectangle."""
         b, h, w, width = x.shape
         rows = squarest(self.chunk)
-        columns = x.view(-1, self.chunk, h * w, width).transpose(1, 2)  # [B / chunk, h*w, chunk, width]
+        inside = self.windows * h * w
+        columns = x.reshape(-1, self.chunk, inside, width).transpose(1, 2)  # [runs, places, chunk, width]
         mixed = self.depth(self.attn(columns.reshape(-1, rows, self.chunk // rows, width)))
-        return mixed.view(-1, h * w, self.chunk, width).transpose(1, 2).reshape(b, h, w, width)  # type: ignore[no-any-return]
+        return mixed.view(-1, inside, self.chunk, width).transpose(1, 2).reshape(b, h, w, width)  # type: ignore[no-any-return]
 
 
 class PlacedTwoWayBlock(nn.Module):
@@ -120,20 +137,24 @@ class SpaceDepthNet(PromptNet):
         return Decoded(logits[:, :, None], quality, low_res=logits)
 
 
-def adapted(encoder: Any, *, chunk: int, hidden: Mapping[str, int] | None = None) -> None:
+def adapted(encoder: Any, *, chunk: int, hidden: Mapping[str, int] | None = None, apart: bool = False) -> None:
     """Put fresh adapters into each block (in place); they change nothing but the padding of windows.
 
     Args:
         encoder: SAM's `ImageEncoderViT`.
         chunk: slices that attend to each other, 0 for single images.
         hidden: of the adapters "space", "depth" and "mlp"; a quarter of the width where one is not named.
+        apart: each window of a slice keeps to itself along depth.
     """
     width = encoder.pos_embed.shape[-1]
     own = dict.fromkeys(_ADAPTERS, width // 4) | dict(hidden or {})
     blocks: list[Any] = list(encoder.blocks)
     for block in blocks:
         space, depth, beside = (Bottleneck(width, own[name], skip=name == "space") for name in _ADAPTERS)
-        block.attn = SpaceDepthAttention(block.norm1, block.attn, space, depth, chunk=chunk)
+        rows, columns = (-(-n // block.window) if apart and block.window else 1 for n in encoder.pos_embed.shape[1:3])
+        block.attn = SpaceDepthAttention(
+            block.norm1, block.attn, space, depth, chunk=chunk, windows=int(rows * columns)
+        )
         block.norm1 = nn.Identity()
         block.mlp = Beside(block.mlp, beside, scale=MLP_SCALE)
 
@@ -158,13 +179,14 @@ def grid_of(shapes: Shapes, config: Mapping[str, Any]) -> int:
     return int(size) // patch if size else int(shapes["image_encoder.pos_embed"][1])
 
 
-def net_of(shapes: Shapes, config: Mapping[str, Any], *, chunk: int) -> SpaceDepthNet:
+def net_of(shapes: Shapes, config: Mapping[str, Any], *, chunk: int, apart: bool = False) -> SpaceDepthNet:
     """The net, untrained, with the sizes of a checkpoint.
 
     Args:
         shapes: key -> shape of a published file.
         config: heads of the decoder, "image_size" and "multimask_output" (also under "args").
         chunk: slices of a chunk, 0 for single images.
+        apart: as `adapted`.
 
     Raises:
         WeightsError: keys are missing.
