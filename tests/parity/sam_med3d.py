@@ -13,7 +13,7 @@ from segwise.geometry import Grid, Volume
 from segwise.models import sam_med3d
 
 UNUSED: dict[str, str] = {
-    r"k_proj\.bias$|\.attn\.qkv\.bias$": "a key's bias adds one number to all scores of a query: softmax drops it",
+    r"k_proj\.bias$": "a key's bias adds one number to all scores of a query: softmax drops it",
 }
 
 

@@ -21,6 +21,7 @@ from segwise.nets import sam_med3d
 from segwise.nets.contract import Marks
 from segwise.nets.flops import Published
 from segwise.nets.sam import TwoWayTransformer
+from segwise.nets.sam_3d import MaskDecoder3d
 from segwise.prompt import Prompt
 from segwise.segmenter import Parts, Tree
 from segwise.weights import fill, opened
@@ -199,5 +200,5 @@ def released() -> sam_med3d.SamMed3dNet:
         out=384,
     )
     prompts = sam_med3d.PromptEncoder3d(width=384, grid=encoder.grid, size=encoder.size)
-    decoder = sam_med3d.MaskDecoder3d(width=384, masks=4, transformer=TwoWayTransformer(width=384))
+    decoder = MaskDecoder3d(width=384, masks=4, transformer=TwoWayTransformer(width=384))
     return sam_med3d.SamMed3dNet(encoder, prompts, decoder)

@@ -27,7 +27,7 @@ from segwise.nets.clip_text import PAIRS, ClipTokenizer
 from segwise.nets.contract import Marks
 from segwise.nets.flops import Published
 from segwise.nets.sam import TwoWayTransformer
-from segwise.nets.sam_med3d import MaskDecoder3d
+from segwise.nets.sam_3d import MaskDecoder3d
 from segwise.prompt import Prompt, Text
 from segwise.segmenter import Parts, Tree
 

@@ -21,7 +21,7 @@ from segwise.errors import WeightsError
 from segwise.nets.clip_text import clip_text, without_prefix
 from segwise.nets.contract import Decoded, Marks, PromptNet
 from segwise.nets.sam import NO_POINT
-from segwise.nets.sam_med3d import MaskDecoder3d, RandomPlaces3d, Size, decoder_of, pointed
+from segwise.nets.sam_3d import MaskDecoder3d, RandomPlaces3d, Size, decoder_of, pointed
 from segwise.nets.sam_vit import Shapes, count
 
 HEADS = 12  # of the encoder
