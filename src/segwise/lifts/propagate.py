@@ -7,6 +7,9 @@ just found (`Frame.follow`). A slice follows the nearest prompted one, the lower
 The range is the hull of the marks if they span more than one slice: where a mask comes out empty there, the prompted
 slice's own marks are asked again. Else a stop rule ends it, and the slice that breaks it is left out.
 
+With hold="image" a slice's marks come from a guess of the whole object, grown through the image from the answer on the
+prompted slice (`lifts.growing`); where the guess is empty, and without a range, from the last mask as before.
+
 Source: Ma et al., LiteMedSAM, CVPR 2024 challenge baseline (`CVPR24_LiteMedSAM_infer.py`): one 3D box per object.
 Deviation: several boxes and prompted slices, and the stop rules, are Segwise's; the baseline always has a range.
 """
@@ -21,6 +24,7 @@ import numpy as np
 
 from segwise.errors import SpecError
 from segwise.geometry import Array, Grid
+from segwise.lifts.growing import grown
 from segwise.lifts.planes import Piece, Planes, marked, nothing, split
 from segwise.nets.contract import Marks
 from segwise.prompt import Box, Mark, Prompt
@@ -28,6 +32,8 @@ from segwise.segmenter import Ask, Parts, Prediction, State
 
 Stop = Literal["empty", "quality", "area"]
 STOPS = ("empty", "quality", "area")
+Hold = Literal["mask", "image"]
+HOLDS = ("mask", "image")
 LEAST_QUALITY = 0.5  # of the net's own prediction: below it a slice is not believed
 AREA_FACTOR = 2.0  # an area this many times the slice before, or its inverse, is another structure
 
@@ -53,20 +59,24 @@ class Propagate(Planes):
         parts: a `PromptNet` and a `SliceFrame`.
         stop: what ends a prompt without a range: an "empty" mask; a predicted "quality" below 0.5; an "area" that
             more than doubles or halves from one slice to the next. An empty mask ends the others too.
+        hold: what the next slice's marks come from where there is a range: the last "mask", as the original has it, or
+            a guess grown through the "image", which neither drifts nor runs off.
     """
 
-    def __init__(self, parts: Parts, *, stop: Stop = "area") -> None:
+    def __init__(self, parts: Parts, *, stop: Stop = "area", hold: Hold = "mask") -> None:
         if stop not in STOPS:
             raise SpecError(f'stop is "{stop}", expected one of {", ".join(STOPS)}')
-        self.stop = stop
+        if hold not in HOLDS:
+            raise SpecError(f'hold is "{hold}", expected one of {", ".join(HOLDS)}')
+        self.stop, self.hold = stop, hold
         super().__init__(parts)
 
     def rebuilt(self, parts: Parts) -> Self:
         """The same lift around other parts."""
-        return type(self)(parts, stop=self.stop)
+        return type(self)(parts, stop=self.stop, hold=self.hold)
 
     def _settings(self) -> tuple[str, ...]:
-        return (*super()._settings(), self.stop)
+        return (*super()._settings(), self.stop, self.hold)
 
     def segment(self, state: State, asks: Sequence[Ask]) -> list[Prediction]:
         """One prediction an ask, on the box of slices reached.
@@ -111,16 +121,36 @@ class Propagate(Planes):
         """Upwards from the prompted slice to the end, then downwards from it."""
         start = self._step(state, seed.place, seed.marks)
         chain = [(seed.place, start.piece)]
+        guess = self._guess(state, seed, start) if self.hold == "image" and ranged else None
         for places in (range(seed.place + 1, seed.last), range(seed.place - 1, seed.first - 1, -1)):
-            chain += self._walk(state, seed, start, places, ranged=ranged)
+            chain += self._walk(state, seed, start, places, ranged=ranged, guess=guess)
         return chain
 
+    def _guess(self, state: State, seed: _Seed, start: _Step) -> Array:
+        """bool [D, H, W]: where the object lies, grown from the prompted slice's answer over the seed's own range."""
+        volume = state.volume
+        return grown(
+            volume.array[0],
+            start.mask[0],
+            place=seed.place,
+            first=seed.first,
+            last=seed.last,
+            spacing_mm=volume.grid.spacing_mm,
+        )
+
     def _walk(
-        self, state: State, seed: _Seed, step: _Step, places: Iterable[int], *, ranged: bool
+        self,
+        state: State,
+        seed: _Seed,
+        step: _Step,
+        places: Iterable[int],
+        *,
+        ranged: bool,
+        guess: Array | None,
     ) -> list[tuple[int, Piece]]:
         walked = []
         for place in places:
-            marks = self.frame.follow(step.mask, self.window(state, place))
+            marks = self._next(state, step, place, guess)
             if not len(marks.image):
                 if not ranged:
                     break
@@ -131,6 +161,15 @@ class Propagate(Planes):
             walked.append((place, then.piece))
             step = then
         return walked
+
+    def _next(self, state: State, step: _Step, place: int, guess: Array | None) -> Marks:
+        """The marks of a slice: from the guess where it is not empty, else from the mask just found."""
+        window = self.window(state, place)
+        if guess is not None and guess[place].any():
+            marks = self.frame.follow(guess[place : place + 1], window)
+            if len(marks.image):
+                return marks
+        return self.frame.follow(step.mask, window)
 
     def _step(self, state: State, place: int, marks: Marks) -> _Step:
         (features,) = self.features(state, [place])

@@ -19,14 +19,14 @@ from torch.nn import functional as F
 from segwise.card import ModelCard, WeightFile
 from segwise.geometry import Array, Grid, Volume, regrid
 from segwise.lifts.grey import GreyFrame
-from segwise.lifts.planes import Planes
+from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
 from segwise.nets.contract import Marks
 from segwise.nets.sam import MaskDecoder, PromptEncoder, SamNet, TwoWayTransformer
 from segwise.nets.tiny_vit import TinyViT
 from segwise.prompt import Prompt
-from segwise.segmenter import Parts, Tree
+from segwise.segmenter import Learned, Parts, Tree
 from segwise.weights import fill, opened
 
 CARD = ModelCard(
@@ -159,21 +159,23 @@ def net() -> SamNet:
 
 def load(
     *,
-    lift: Literal["slices", "propagate"] = "slices",
+    lift: Literal["slices", "propagate", "orthogonal"] = "slices",
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
     stop: Literal["empty", "quality", "area"] = "area",
+    hold: Literal["mask", "image"] = "mask",
     shift: bool = False,
     checkpoint: str | None = None,
-) -> Planes:
+) -> Learned:
     """LiteMedSAM with its released weights, or with others of the same net.
 
     Args:
         lift: "slices" answers on every slice that a box lies on; "propagate" prompts the middle slice of a box and
-            follows the mask over the box's range.
-        plane: of the slices.
+            follows the mask over the box's range; "orthogonal" answers on the slices of three planes and fuses them.
+        plane: of the slices; "orthogonal" takes all three.
         stop: with lift=propagate, what ends a prompt that lies on one slice only.
+        hold: with lift=propagate, what the next box comes from: the last "mask", as in the official path, or a guess
+            of the object grown through the "image" from the first mask, which does not run off it.
         shift: shift z-scored MR by its minimum first; without it voxels <= 0 are black, as in the official path.
-
         checkpoint: a file with the official key names, or a folder that holds "checkpoint.pth"; default: the
             released weights.
 
@@ -184,7 +186,9 @@ def load(
     network = net()
     fill(network, weights.tensors, what=CARD.title)
     parts = Parts(network, LiteFrame(plane=plane, shift=shift), None, weights.digest)
-    return Propagate(parts, stop=stop) if lift == "propagate" else Slices(parts)
+    if lift == "orthogonal":
+        return Orthogonal(parts)
+    return Propagate(parts, stop=stop, hold=hold) if lift == "propagate" else Slices(parts)
 
 
 def _queries(corners: Array) -> Marks:
