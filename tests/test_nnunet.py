@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+import dataset_trees as trees
 import probes
+import test_contracts_models as contracts
 from parity import nnunet as parity_file
 from parity.harness import Fixture
 from segwise import assemble, catalog
 from segwise.errors import NoSuchStructure, PromptError, SpecError, WeightsError
+from segwise.evaluate import compare
+from segwise.evaluate.predict import Setup, Worker
 from segwise.geometry import Channel, Grid, Volume
 from segwise.models import _planned, nnunet
 from segwise.nets import nnunet as nets
@@ -219,6 +223,14 @@ def test_the_card_lists_no_labels_because_the_file_does():
     assert catalog.card("models", "nnunet").weights == ()
 
 
+@pytest.mark.parametrize("check", contracts.EVERY, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize(
+    "labels", [{"background": 0, "liver": 1, "spleen": 2}, {"background": 0, "liver": [1, 2], "spleen": [2]}]
+)
+def test_contract(tmp_path, check, labels):
+    check(f'nnunet(checkpoint="{saved(tmp_path / "checkpoint_final.pth", plans(), labels)}")')
+
+
 def test_answers_depend_on_nothing_else(tmp_path):
     model = nnunet.load(checkpoint=str(saved(tmp_path / "checkpoint_final.pth", plans(), LABELS)))
     volume, other = scan(), scan((9, 14, 15))
@@ -351,3 +363,18 @@ def test_every_tensor_counts_or_is_listed(parity_dir):
     for key, value in net.state_dict(keep_vars=True).items():
         moved = value.grad is not None and value.grad.abs().max().item() > 1e-9 * value.detach().abs().max().item()
         assert moved or any(pattern.fullmatch(key) for pattern in listed), key
+
+
+def test_compare_skips_what_the_model_does_not_know(tmp_path):
+    file = saved(tmp_path / "checkpoint_final.pth", plans(), LABELS)
+    volume, labels = scan(), np.zeros((12, 20, 18), dtype=np.uint8)
+    labels[2:6, 2:6, 2:6], labels[7:9, 7:9, 7:9] = 1, 2
+    trees.save(tmp_path / "data" / "case" / "image.nii.gz", volume.array[0])
+    trees.save(tmp_path / "data" / "case" / "labels.nii.gz", labels)
+    names = {"modality": "CT", "label_map": {"1": "left kidney", "2": "liver"}}
+    (tmp_path / "data" / "case" / "case.json").write_text(json.dumps(names))
+    plan = compare.plan_of([f'nnunet(checkpoint="{file}")'], [])
+    work = Worker(Setup(tmp_path / "run"))
+    records = [record for task in compare.preview(plan, tmp_path / "data").tasks for record in work(task)]
+    assert {r.target: r.status for r in records} == {"left kidney": "done", "liver": "skipped"}
+    assert next(r.reason for r in records if r.target == "liver").startswith('"liver" is not among the 3 structures')

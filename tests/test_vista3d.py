@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import probes
+import test_contracts_models as contracts
 from parity import vista3d as parity_file
 from parity.harness import Fixture
 from segwise import anatomy
@@ -254,6 +255,12 @@ def test_real_weights_need_a_word_about_their_use(tmp_path):
         assert np.isfinite(answer.logits).all()
         assert np.array_equal(answer.logits, alone.logits)
     assert np.array_equal(volume.array, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", contracts.EVERY, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_contract(tmp_path, check):
+    check(f'vista3d(checkpoint="{checkpoint(tmp_path)}", accept_non_commercial=true, patch=32, overlap=0.0)')
 
 
 def test_errors_say_what_to_do(tmp_path):

@@ -36,8 +36,7 @@ def outputs(fixture: Fixture) -> dict[str, Any]:
         if fixture.has("in.class_vector"):
             automatic = net.automatic(image, io["in.class_vector"][:, 0])[:, None]
             found["out.A_auto_logits"] = automatic
-            step = automatic.shape[-1] // fixture.io["out.A_auto_logits_f32_slice"].shape[-1]
-            found["out.A_auto_logits_f32_slice"] = automatic[..., ::step]
+            found["out.A_auto_logits_f32_slice"] = automatic[..., :: _step(fixture, automatic.shape[-1])]
         marks = {"points": io["in.point_coords"].float(), "signs": io["in.point_labels"]}
         if fixture.has("in.prompt_class"):
             found["out.B_point_logits"] = clicked(net, image, marks, io["in.prompt_class"][:, 0])
@@ -46,6 +45,13 @@ def outputs(fixture: Fixture) -> dict[str, Any]:
             plain = {**marks, "signs": torch.where(signs > 1, signs - 2, signs)}
             found["out.C_combined_logits"] = both(net, image, plain, io["in.C_class"][:, 0])
     return found
+
+
+def _step(fixture: Fixture, n: int) -> int:
+    """Every which position of the last axis was stored."""
+    expected = fixture.io.get("out.A_auto_logits_f32_slice")
+    n_kept = n if expected is None else expected.shape[-1]
+    return next((step for step in range(1, n + 1) if len(range(0, n, step)) == n_kept), 1)
 
 
 def clicked(net: Any, image: torch.Tensor, marks: dict[str, torch.Tensor], classes: torch.Tensor) -> torch.Tensor:

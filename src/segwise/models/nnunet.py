@@ -56,6 +56,8 @@ CARD = ModelCard(
         "(axes= repeats that); plans that ask for a reader with reorientation get RAS, as it does",
         "a volume of zeros is not cut (the original stops)",
         "several folds are averaged in each window, not after all: equal but for the rounding of half precision",
+        "classes are compared in single precision after resampling; nnU-Net rounds to half precision first, so that a "
+        "few voxels of ten thousand tie and go to the lower label",
         "cascades and other resampling functions than the default are refused",
         "the best 2 to 8 classes of a voxel are kept (as many as fit 768 MiB): signs are exact, sizes are bounds",
     ),
