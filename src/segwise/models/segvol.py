@@ -219,7 +219,7 @@ def _tokenizer(given: str | None, beside: Path, net: nets.SegVolNet) -> tuple[Cl
 def published() -> list[Published]:
     """The released size on the meta device: one view, one name with its sentence, and a box with it."""
     with torch.device("meta"):
-        net = released()
+        net = released().requires_grad_(False)
         image = torch.empty(1, 1, *SIZE)
         features = torch.empty(1, 768, *net.image_encoder.grid)
         ids = torch.zeros(1, 12, dtype=torch.int64)
@@ -228,7 +228,7 @@ def published() -> list[Published]:
     text: Any = net.text_encoder
     stages = {
         "encoder": lambda: net.encode(image),
-        "text": lambda: text(ids, torch.ones_like(ids)),
+        "text": lambda: text(ids),
         "decoder": lambda: net.decode(features, marks),
     }
     return [Published(label="", net=net, stages=stages, per="view", input="1×32×256×256, one box and one name")]

@@ -191,8 +191,8 @@ class TextEncoder(nn.Module):
         self.dim_align = nn.Linear(inner, width)
         self.n_words = int(clip["embeddings.token_embedding.weight"][0])
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """int64 [N, L], int64 [N, L] (0 is padding) -> [N, width]."""
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """int64 [N, L], int64 [N, L] (0 is padding; None: there is none) -> [N, width]."""
         pooled = self.clip_text_model(input_ids=ids, attention_mask=mask).pooler_output
         return self.dim_align(pooled)  # type: ignore[no-any-return]
 
