@@ -172,8 +172,7 @@ class Memory(Planes):
         starts = [track.start for track in tracks]
         self._walk(state, tracks, range(min(starts), max(track.high for track in tracks)), reverse=False)
         for track in tracks:
-            if self.fresh:
-                track.bank = {place: kept for place, kept in track.bank.items() if kept.prompted}
+            _forget(track, track.start, 0 if self.fresh else self.remembering.reach)
         self._walk(state, tracks, range(max(starts), min(track.low for track in tracks) - 1, -1), reverse=True)
 
     def _prompted(self, features: Tree, track: Track, place: int) -> None:
@@ -257,11 +256,11 @@ def _wants(track: Track, place: int, *, reverse: bool) -> bool:
 
 
 def _forget(track: Track, place: int, reach: int) -> None:
-    """Drop what neither this direction nor the next one can recall any more."""
+    """Drop what neither the next slice nor the first one of the other direction can recall."""
     far = [
         other
         for other, kept in track.bank.items()
-        if not kept.prompted and abs(place - other) > reach and abs(track.start - other) > reach
+        if not kept.prompted and min(abs(place - other), abs(track.start - other)) >= reach
     ]
     for other in far:
         del track.bank[other]
