@@ -163,7 +163,7 @@ def test_lifts_and_switches(fixture):
     assert isinstance(sam_med2d.load(checkpoint=str(fixture.folder), lift="orthogonal"), Orthogonal)
     model = sam_med2d.load(checkpoint=str(fixture.folder), lift="propagate", multimask=False, carry=False)
     assert isinstance(model, Propagate) and not model.frame.carries and model.net.sam.candidates == "one"
-    best = sam_med2d.load(checkpoint=str(fixture.folder), lift="propagate", carry=False)
+    best = sam_med2d.load(checkpoint=str(fixture.folder), lift="propagate", carry=False, hold="image")
     assert best.encoder == model.encoder and best.digest != model.digest
     where = probes.grid("LPS", spacing_mm=(6.0, 6.0, 20.0))
     volume, mask = probes.scene(where)

@@ -166,6 +166,7 @@ def load(
     spread: bool = True,
     apart: bool = False,
     stop: Literal["empty", "quality", "area"] = "area",
+    hold: Literal["mask", "image"] = "mask",
     shift: bool = False,
 ) -> Planes | Orthogonal:
     """Med-SA with a checkpoint.
@@ -182,6 +183,8 @@ def load(
         spread: with chunks, slices without a point take those of the nearest one in their chunk.
         apart: with chunks, each window of a slice keeps to itself along depth.
         stop: with propagate, what ends a prompt that lies on one slice only.
+        hold: with propagate, what the next slice's marks come from where there is a range: the last "mask", or a guess
+            of the object grown through the "image" from the first mask.
         shift: shift z-scored MR by its minimum first; without it voxels <= 0 are black.
 
     Raises:
@@ -210,7 +213,7 @@ def load(
         return Chunks(parts, chunk=slices, spread=spread)
     if chosen == "orthogonal":
         return Orthogonal(parts)
-    return Propagate(parts, stop=stop) if chosen == "propagate" else Slices(parts)
+    return Propagate(parts, stop=stop, hold=hold) if chosen == "propagate" else Slices(parts)
 
 
 def published() -> list[flops.Published]:

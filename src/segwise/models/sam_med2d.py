@@ -210,6 +210,7 @@ def load(
     multimask: bool = True,
     carry: bool = True,
     stop: Literal["empty", "quality", "area"] = "area",
+    hold: Literal["mask", "image"] = "mask",
     shift: bool = False,
 ) -> Planes | Orthogonal:
     """SAM-Med2D with its released weights, or with a checkpoint of the same format.
@@ -226,6 +227,8 @@ def load(
         multimask: the best of three masks by predicted IoU; False: the one mask for unambiguous prompts.
         carry: give the probabilities of a round back as the mask prompt of the next one.
         stop: with lift=propagate, what ends a prompt that lies on one slice only.
+        hold: with propagate, what the next slice's marks come from where there is a range: the last "mask", or a guess
+            of the object grown through the "image" from the first mask.
         shift: shift z-scored MR by its minimum first; without it voxels <= 0 are black.
 
     Raises:
@@ -246,7 +249,7 @@ def load(
     parts = Parts(network, frame, None, file.digest + ("" if multimask else " one mask"))
     if lift == "orthogonal":
         return Orthogonal(parts)
-    return Propagate(parts, stop=stop) if lift == "propagate" else Slices(parts)
+    return Propagate(parts, stop=stop, hold=hold) if lift == "propagate" else Slices(parts)
 
 
 def published() -> list[flops.Published]:
