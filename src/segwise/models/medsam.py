@@ -64,7 +64,7 @@ CARD = ModelCard(
         "The tables were not at hand here: treat scores on public CT and MR sets as possibly seen"
     ),
     parameters_m=93.7,
-    memory="about 2 GB, and 4 MB for each encoded slice",
+    memory="1 GB (peak measured on a CPU), and 4 MB for each encoded slice",
     input=(
         "slices in LPS (rows to P, columns to L), grey as three equal channels, squeezed or stretched to 1024 x 1024 "
         "(cubic, antialiased, 8 bit), each slice scaled to 0..1; CT window -160..240 HU (level=, width=), MR "
