@@ -89,7 +89,7 @@ CARD = ModelCard(
     ),
     training_sets=("SA-1B",),
     parameters_m=93.7,
-    memory="1 GB for size=b, 1.9 for l, 0.5 for mobile (peaks measured on a CPU; h not measured), and 4 MB an encoded slice",
+    memory="size=b 1 GB, l 1.9, mobile 0.5 (peaks measured on a CPU; h was not), and 4 MB for each encoded slice",
     input=(
         "slices in LPS (rows to P, columns to L), grey as three equal channels, longest side 1024 (antialiased "
         "bilinear), SAM's own mean and deviation, then zero padding; CT window -160..240 HU (level=, width=), MR "
