@@ -333,7 +333,8 @@ def test_segment_refuses_it_with_a_message_and_a_code(name, tmp_path, segwise, s
         spec = f"{member}(checkpoint={json.dumps(str(path))})"
         code, printed = segwise("segment", scan, "-o", out, "-m", spec, "--box", "0,0,0,2,3,4")
         assert code == 2 and "error:" in printed and "Traceback" not in printed, printed
-        assert ("internal error" not in printed and "checkpoint.pth" in printed) or "these weights" in printed
+        assert "internal error" not in printed
+        assert "checkpoint.pth" in printed or "these weights" in printed
     assert not canary.exists() and not out.exists()
 
 
@@ -375,6 +376,8 @@ def test_a_link_to_a_good_file_is_read(tmp_path):
         (b'{"a":' * 200_000, "nested too deep|is not JSON"),
         (b"\xff\xfe\x00", "is not JSON"),
         (b"[1, 2]", "holds a list, expected names with values"),
+        (b'{"image_size": 1000000000}', r"image_size 1000000000, expected 1 to 16,384"),
+        (b'{"img_size": [512, -1]}', "img_size .*, expected 1 to 16,384"),
         (b'{"a": "' + b"x" * 10_000_001 + b'"}', "expected at most 10,000,000"),
     ],
 )
@@ -388,6 +391,20 @@ def test_the_config_beside_it(text, said, tmp_path):
     (tmp_path / "config.json").symlink_to(tmp_path / "config.json")
     with pytest.raises(WeightsError, match="leads to no file"):
         weights.read(tmp_path)
+
+
+@pytest.mark.parametrize("value", [None, "x", [1e99], {}])
+def test_a_config_of_wrong_kinds_is_one_message(value, tmp_path, parity_dir, segwise, scan):
+    if not _there("sam") or not (parity_dir / "sam" / "checkpoint.pth").is_file():
+        pytest.skip("no fixture or no model")
+    (tmp_path / "sam").mkdir()
+    for name in ("checkpoint.pth", "config.json"):
+        (tmp_path / "sam" / name).write_bytes((parity_dir / "sam" / name).read_bytes())
+    config = {**json.loads((tmp_path / "sam" / "config.json").read_text()), "decoder_num_heads": value}
+    (tmp_path / "sam" / "config.json").write_text(json.dumps(config))
+    spec = f"sam(checkpoint={json.dumps(str(tmp_path / 'sam'))})"
+    code, printed = segwise("segment", scan, "-o", tmp_path / "m.nii.gz", "-m", spec, "--box", "0,0,0,2,3,4")
+    assert code == 2 and "mend or remove config.json" in printed and "internal error" not in printed
 
 
 def test_weights_of_the_right_names_and_wrong_values(tmp_path):

@@ -15,7 +15,7 @@ from typing import Any
 from segwise import catalog, spec
 from segwise.card import MetricCard, ModelCard, PrompterCard
 from segwise.case import Target
-from segwise.errors import CatalogError, SpecError
+from segwise.errors import CatalogError, SegwiseError, SpecError, WeightsError
 from segwise.geometry import Array
 from segwise.prompt import Prompt
 from segwise.segmenter import Learned, Segmenter
@@ -160,7 +160,7 @@ def build(text: str | Spec) -> Built:
     """
     info = model_info(text)
     module, arguments = catalog.load("models", info.spec.base)
-    segmenter: Segmenter = module.load(**arguments)
+    segmenter: Segmenter = _loaded(module, info.spec.base.name, arguments)
     weights = segmenter.parts.weights if isinstance(segmenter, Learned) else ""
     for plus in info.spec.plus:
         kind = _kind_of(plus)
@@ -176,6 +176,28 @@ def build(text: str | Spec) -> Built:
         segmenter = segmenter.rebuilt(extra.apply(segmenter.parts, **values))
         weights = segmenter.parts.weights
     return Built(segmenter, info, weights)
+
+
+def _loaded(module: Any, name: str, arguments: Mapping[str, Any]) -> Segmenter:
+    """A model's `load`; what a user's own checkpoint or its config.json breaks in a net is said as such.
+
+    Raises:
+        WeightsError: no such net can be built from what they say.
+    """
+    try:
+        segmenter: Segmenter = module.load(**arguments)
+    except SegwiseError:
+        raise
+    except Exception as error:
+        if not arguments.get("checkpoint"):
+            raise
+        said = " ".join(str(error).split())[:160]
+        raise WeightsError(
+            f"{arguments['checkpoint']}: no {name} can be built from these tensors and the config.json beside them "
+            f"({type(error).__name__}: {said}); expected a checkpoint of {name} as its authors publish it: mend or "
+            "remove config.json, or give another file"
+        ) from error
+    return segmenter
 
 
 def segmenter(text: str | Spec) -> Segmenter:

@@ -20,6 +20,8 @@ from segwise.weights.local import CONFIG_LIMIT, accepted, digest, require, vouch
 from segwise.weights.tensors import flat, held
 
 UNKNOWN = "unknown"  # begins the digest of weights that no card and no model folder of ours names: never ranked
+_SIDES = ("image_size", "img_size", "size", "crop_size", "spatial_size")  # names of a net's image size
+_LONGEST = 16_384
 
 
 @dataclass(frozen=True)
@@ -169,4 +171,10 @@ def _config(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{beside} is not JSON: {reason}; mend or remove it") from error
     if not isinstance(found, dict):
         raise WeightsError(f"{beside} holds a {type(found).__name__}, expected names with values; mend or remove it")
+    for name in _SIDES:
+        sides = found[name] if isinstance(found.get(name), list) else [found.get(name)]
+        if any(isinstance(side, int | float) and not 0 < side <= _LONGEST for side in sides):
+            raise WeightsError(
+                f"{beside} has {name} {found[name]}, expected 1 to {_LONGEST:,} pixels; mend or remove it"
+            )
     return found
