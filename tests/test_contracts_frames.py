@@ -85,10 +85,11 @@ def _places(volume: Volume) -> list[tuple[int, int, int]]:
 
 
 def _crop(whole: Volume, window: Grid) -> tuple[slice, ...]:
-    """Where a window lies in the whole."""
+    """Where a window lies in the whole, as far as the whole goes."""
     low = np.rint(whole.grid.index(window.mm((0, 0, 0)))[0]).astype(int)
     assert np.allclose(whole.grid.index(window.mm((0, 0, 0)))[0], low, atol=1e-6), "a window is no crop of the whole"
-    return tuple(slice(int(a), int(a) + n) for a, n in zip(low, window.shape, strict=True))
+    high = np.minimum(low + window.shape, whole.grid.shape)
+    return tuple(slice(max(0, int(a)), int(b)) for a, b in zip(low, high, strict=True))
 
 
 def check_views(name: str) -> None:
@@ -100,7 +101,9 @@ def check_views(name: str) -> None:
             assert view.dtype == np.float32 and all(
                 n in (0, m) for n, m in zip(frame.shape, view.shape[1:], strict=True)
             )
-            cut = Volume.of(whole.array[(slice(None), *_crop(whole, window))], window, whole.channels)
+            inside = _crop(whole, window)
+            there = whole.grid.crop([s.start for s in inside], [s.stop for s in inside])
+            cut = Volume.of(whole.array[(slice(None), *inside)], there, whole.channels)
             assert np.array_equal(frame.view(cut, window), view)
             if view.shape[1:] == window.shape and window.shape == whole.grid.shape:
                 check_patches(frame, whole, view)
@@ -128,7 +131,14 @@ def check_marks(name: str, low: tuple[float, ...], size: tuple[float, ...]) -> N
         prompt = Prompt((box, clicks, Stroke(grid.mm([corner, corner + edges])), Text(word)))
         for place in _places(whole):
             window = frame.window(whole.grid, place)
-            _same(frame.marks(prompt, window, None), frame.marks(_cut(prompt, whole.grid, window), window, None))
+            around = _around(whole.grid, window)
+            _same(frame.marks(prompt, window, None), frame.marks(_cut(prompt, around, window), window, None))
+
+
+def _around(whole: Grid, window: Grid) -> Grid:
+    """The whole with what a window shows beyond it."""
+    low = np.rint(whole.index(window.mm((0, 0, 0)))[0]).astype(int)
+    return whole.crop(np.minimum(low, 0).tolist(), np.maximum(low + window.shape, whole.shape).tolist())
 
 
 def _cut(prompt: Prompt, whole: Grid, window: Grid) -> Prompt:
