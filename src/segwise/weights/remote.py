@@ -180,7 +180,7 @@ def download(name: str, file: WeightFile, progress: Progress | None = None, *, p
     Raises:
         WeightsError: not reached after several tries (the part is kept), or other bytes than the card's came.
     """
-    url = file.url or hub_address(file.hub)
+    url = hub_address(file.hub) if file.hub else file.url  # the hub first: HF_ENDPOINT may name a mirror
     part = _part(file)
     ask = Wanted(model=name, file=file.file, url=url, n_bytes=file.n_bytes, sha256=file.sha256, part=part)
     with alone(part):
