@@ -229,10 +229,13 @@ def test_targets_together_answer_as_alone(net):
 
 
 @pytest.mark.slow
-def test_every_tensor_of_the_checkpoint_matters(fixture):
+@pytest.mark.parametrize("model", [sam2, medsam2])
+def test_every_tensor_of_the_checkpoint_matters(model, parity_dir):
     """The gradient of answers, before and after a recall, reaches every tensor, or the list says why not."""
-    net = sam2.load(checkpoint=str(fixture.folder)).parts.net
-    net.train(False)
+    name = model.__name__.split(".")[-1]
+    if not (parity_dir / name / "checkpoint.pth").exists():
+        pytest.skip(f"no parity fixture of {name}")
+    net = model.load(checkpoint=str(parity_dir / name)).parts.net
     for tensor in net.state_dict(keep_vars=True).values():
         tensor.requires_grad_(True)
     side = net.sam_prompt_encoder.size[0]
