@@ -331,11 +331,12 @@ def test_every_tensor_counts_or_is_listed(parity_dir):
 
 def test_the_frame_scales_and_orients():
     where = probes.grid("LPI")
-    prepared = VistaFrame().prepare(Volume.of(np.full(where.shape, 45.0, np.float32), where))
+    prepared = VistaFrame(16).prepare(Volume.of(np.full(where.shape, 45.0, np.float32), where))
     assert prepared.grid.axes == "RAS"
     np.testing.assert_allclose(prepared.grid.spacing_mm, 1.5)
     np.testing.assert_allclose(
         prepared.array, (45 + 963.8247715525971) / (1053.678477684517 + 963.8247715525971), rtol=1e-5
     )
+    assert VistaFrame(160).prepare(Volume.of(np.zeros(where.shape, np.float32), where)).grid.shape == (160,) * 3
     model = probe()
     assert model.rebuilt(replace(model.parts, weights="other")).digest != model.digest == probe().digest

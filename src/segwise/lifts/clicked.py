@@ -94,7 +94,7 @@ class Clicked(Learned):
         frame: Any = self.parts.frame
         classes = [frame.classes(ask.prompt) for ask in asks]
         for ask, named in zip(asks, classes, strict=True):
-            if not named and not len(ask.prompt.on(state.volume.grid).points):
+            if not named and not len(ask.prompt.on(state.grid).points):
                 raise PromptError("this model takes a structure's name as text, or points on the scan; neither came")
         wanted = sorted({one for named in classes for one in named})
         found = dict(zip(wanted, self._automatic(state, wanted), strict=True))
@@ -139,7 +139,7 @@ class Clicked(Learned):
         prepared = state.volume
         logits, low = _greatest(automatic)
         presence = None
-        if "points" in prompt.kinds and len(prompt.on(prepared.grid).points):
+        if len(prompt.on(state.grid).points):
             before = _whole(logits, low, prepared.grid) if automatic else None
             logits, low = self._clicked(state, prompt, before), np.zeros(3, np.int64)
         else:

@@ -83,8 +83,8 @@ CARD = ModelCard(
         "default); stitch=mean averages them",
         "every round starts from the class's answer and all points; the original goes on from its last answer",
         "the new grid has the old one's middle; the original keeps a corner, up to half a voxel away",
-        "the field of view is filled with -1024 HU beyond the scan; the original repeats its border",
-        "a window that is larger than the scan is padded by air; for points the original pads by 0, which is the same",
+        "air fills what the grid has beyond the scan; the original repeats the border, and for names it does so too "
+        "around a scan that is smaller than a window",
     ),
     seconds_hint=600.0,
 )
@@ -94,6 +94,7 @@ SPACING_MM = 1.5
 WINDOW_HU = (-963.8247715525971, 1053.678477684517)
 SPECIAL = (23, 24, 25, 26, 27, 57, 128)  # classes whose points are told apart: tumours, vessels, airway
 NEW = LAST_SUPPORTED + 1  # any class above the last supported one: not trained
+RIM = 1e-3  # voxels: a point on the first plane of a window is outside, as in the original
 _CODE = "vista3d-1"
 # fmt: off
 CLASSES: dict[int, str] = {  # vista3d/data/jsons/label_dict.json without the deprecated 16, 18, 129, 130, 131
@@ -145,8 +146,10 @@ class VistaFrame(ClassFrame):
         return hashlib.blake2b(repr((_CODE, self.patch)).encode(), digest_size=16).hexdigest()
 
     def prepare(self, volume: Volume) -> Volume:
-        """float32 [1, D, H, W] in 0..1, axes to R, A, S, 1.5 mm; only the first channel is used."""
+        """float32 [1, D, H, W] in 0..1, axes to R, A, S, 1.5 mm, at least a window large; only the first channel."""
         grid = volume.grid.canonical("RAS", spacing_mm=(SPACING_MM,) * 3)
+        before = [-(max(self.patch - n, 0) // 2) for n in grid.shape]
+        grid = grid.crop(before, [a + max(self.patch, n) for a, n in zip(before, grid.shape, strict=True)])
         low, high = WINDOW_HU
         scaled = (volume.array[:1].astype(np.float32) - np.float32(low)) / np.float32(high - low)
         scaled = np.clip(np.nan_to_num(scaled, nan=0.0), 0, 1)
@@ -154,8 +157,9 @@ class VistaFrame(ClassFrame):
         return Volume.of(np.asarray(moved, dtype=np.float32), grid, volume.channels[:1])
 
     def window(self, grid: Grid, centre: Sequence[int]) -> Grid:
-        """A window around an index."""
-        low = [c - self.patch // 2 for c in centre]
+        """A window around an index, inside the grid."""
+        middle = [c - self.patch // 2 for c in centre]
+        low = [min(max(a, 0), n - self.patch) for a, n in zip(middle, grid.shape, strict=True)]
         return grid.crop(low, [a + self.patch for a in low])
 
     def view(self, prepared: Volume, window: Grid) -> Array:
@@ -165,7 +169,7 @@ class VistaFrame(ClassFrame):
     def marks(self, prompt: Prompt, window: Grid, seen: Tree) -> Marks:
         """One query with the points inside the window (those on its first voxel planes are outside); none without."""
         placed = prompt.on(window)
-        inside = (placed.points > 0).all(axis=1)
+        inside = (placed.points > RIM).all(axis=1)
         if not inside.any():
             return Marks(torch.zeros(0, dtype=torch.int64))
         classes = self.classes(prompt)
