@@ -454,6 +454,12 @@ def test_what_training_scripts_keep_is_read_as_plain_values(tmp_path):
     assert read.content["logging"]["losses"] == [1.5, 2.5, 3] and read.content["_best_ema"] == 0.75
     assert read.content["logging"]["curve"].array.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert vars(read.content["args"]) == {"lr": 0.1}
+    older = io.BytesIO()  # as NumPy 1 named its modules
+    with zipfile.ZipFile(tmp_path / "checkpoint_final.pth") as source, zipfile.ZipFile(older, "w") as sink:
+        for info in source.infolist():
+            sink.writestr(info.filename, source.read(info).replace(b"numpy._core.", b"numpy.core."))
+    (tmp_path / "older.pth").write_bytes(older.getvalue())
+    assert weights.read(tmp_path / "older.pth").content["logging"]["losses"] == [1.5, 2.5, 3]
     torch.save({"w": torch.ones(2), "o": np.array([object()], dtype=object)}, tmp_path / "objects.pth")
     with pytest.raises(WeightsError, match="not a file of plain tensors"):
         weights.read(tmp_path / "objects.pth")
