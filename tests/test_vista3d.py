@@ -27,6 +27,7 @@ from segwise.nets.vista3d import PUBLISHED, UNUSED, VistaNet, combined, net_of, 
 from segwise.prompt import Points, Prompt, Text
 from segwise.segmenter import Ask, Parts
 from segwise.store import FeatureStore
+from segwise.weights.tensors import signature_of
 
 SIDE = 32
 
@@ -281,6 +282,14 @@ def test_errors_say_what_to_do(tmp_path):
         say(probe(), volume, outside)
 
 
+def test_a_file_under_monais_names_is_read_as_well(tmp_path):
+    torch.manual_seed(0)
+    net = VistaNet(embed=8, blocks=(1, 1), classes=140)
+    torch.save(net.state_dict(), tmp_path / "model.pt")
+    model = vista3d.load(checkpoint=str(tmp_path / "model.pt"), accept_non_commercial=True)
+    assert torch.equal(model.parts.net.class_head.class_embeddings.weight, net.class_head.class_embeddings.weight)
+
+
 def test_full_size_keys(parity_dir):
     path = parity_dir / "keys" / "vista3d.json"
     if not path.exists():
@@ -291,6 +300,7 @@ def test_full_size_keys(parity_dir):
         read = net_of(shapes)
     for net in (size.net, read):
         assert {key: tuple(value.shape) for key, value in net.state_dict().items()} == official(shapes)
+    assert signature_of(shapes.items()) == vista3d.CARD.weights[0].signature
     assert parameters(size.net) / 1e6 == pytest.approx(218, abs=1)
     assert PUBLISHED["embed"] == 48
 
