@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import tarfile
-import warnings
+import warnings as warnings_
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -121,14 +121,18 @@ def npy_of_objects(canary: Path) -> bytes:
 
 
 def script() -> bytes:
-    return rezip(lambda name, data: (name, data), more={"archive/constants.pkl": b"\x80\x02)."})
+    stream = io.BytesIO()
+    with warnings_.catch_warnings():
+        warnings_.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), stream)
+    return stream.getvalue()
 
 
 def quantised() -> bytes:
     content = {"w": torch.zeros(4, 4)}
     stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings_.catch_warnings():
+        warnings_.simplefilter("ignore")
         torch.save({"w": torch.quantize_per_tensor(content["w"], 0.1, 0, torch.qint8)}, stream)
     return stream.getvalue()
 

@@ -114,6 +114,11 @@ def _refuse_zip(path: Path) -> None:
     parts = [name.replace("\\", "/").split("/") for name in names]
     if any(".." in part or part[0] == "" or ":" in part[0] for part in parts):
         raise WeightsError(f"{path.name} names records outside its own folder: a hostile file; {WANTED}")
+    if any(len(part) == 2 and part[1] == "constants.pkl" for part in parts):
+        raise WeightsError(
+            f"{path.name} is a TorchScript program. Segwise never runs code from a weight file; {WANTED}: ask for "
+            "its state dict"
+        )
     if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 for info in infos) and _torch(names):
         raise WeightsError(
             f"{path.name} has packed records, as torch never writes: a hostile or repacked file; {WANTED}"
@@ -122,11 +127,6 @@ def _refuse_zip(path: Path) -> None:
         raise WeightsError(f"{path.name} is {_zip_kind(names)}; {WANTED}")
     if sum(info.file_size for info in infos) > size:
         raise WeightsError(f"{path.name} declares more bytes than its {size:,}: a hostile or damaged file; {WANTED}")
-    if any(len(part) == 2 and part[1] == "constants.pkl" for part in parts):
-        raise WeightsError(
-            f"{path.name} is a TorchScript program. Segwise never runs code from a weight file; {WANTED}: ask for "
-            "its state dict"
-        )
     described = [info.file_size for info in infos if info.filename.endswith("/data.pkl")]
     if max(described) > _PICKLE_LIMIT:
         raise WeightsError(f"{path.name} describes its tensors in {max(described):,} bytes: a hostile file; {WANTED}")
