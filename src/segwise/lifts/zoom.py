@@ -9,7 +9,8 @@ Source: Du et al., SegVol (arXiv 2311.13385), section 2.3, and its inference cod
 is the prompt's own if one window covers all, else the box of what the zoom-out found there; points are up to five
 positive ones in the window, filled up with padding, and come with such a box. Deviations: their points are drawn at
 random, with repetition, from the voxels that the coarse points cover; points and a box together are refused there and
-follow both rules here; where one window is larger than the box, their prompt's box is not moved by the padding.
+follow both rules here. Where the region is smaller than a window it is padded on both sides, and theirs forgets to move
+the prompt's own points and box by that padding (`padding="forgotten"`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import hashlib
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from segwise.errors import SpecError
 from segwise.geometry import Array, Grid, Shape, Volume, bounds, regrid
 from segwise.lifts.crop import content
 from segwise.lifts.planes import MARGIN, covering, mapped, nothing
@@ -32,6 +34,8 @@ from segwise.nets.contract import Decoded, Marks, PromptNet
 from segwise.prompt import Prompt
 from segwise.segmenter import OUTSIDE, Ask, Frame, Learned, Parts, Prediction, State, Store, Tree
 
+Padding = Literal["moved", "forgotten"]
+PADDINGS = ("moved", "forgotten")
 OVERLAP = 0.5
 POINTS = 5  # of a zoomed-in window
 NOWHERE = -1.0  # coordinates of a padding point, and of the box of nothing
@@ -77,7 +81,7 @@ class ZoomFrame(Frame[Marks]):
             box = np.stack([placed.boxes[:, 0].min(axis=0), placed.boxes[:, 1].max(axis=0) - 1])
         return asked(index, placed.positive.astype(np.float32), box, self.tokens(prompt))
 
-    def closer(self, prompt: Prompt, window: Grid, coarse: Array, *, alone: bool) -> Marks:
+    def closer(self, prompt: Prompt, window: Grid, coarse: Array, *, alone: bool, less: Sequence[int]) -> Marks:
         """The prompt of a zoomed-in window.
 
         Args:
@@ -85,10 +89,11 @@ class ZoomFrame(Frame[Marks]):
             window: of the view's size.
             coarse: bool [*window.shape]: what the zoom-out found there.
             alone: the one window.
+            less: voxels by which the prompt's own places are put too low along each axis.
         """
         whole = self.marks(prompt, window, None)
         kinds = prompt.kinds
-        own = whole.boxes[0].numpy() if whole.boxes is not None else np.full((2, 3), NOWHERE)
+        own = np.full((2, 3), NOWHERE) if whole.boxes is None else whole.boxes[0].numpy() - np.array(less)
         found = bounds(coarse)
         guessed = np.full((2, 3), NOWHERE) if found is None else np.stack([found[0], np.subtract(found[1], 1)])
         box = None
@@ -96,7 +101,7 @@ class ZoomFrame(Frame[Marks]):
             box = own if "box" in kinds and alone else guessed
         points, signs = np.empty((0, 3)), np.empty(0)
         if "points" in kinds:
-            points, signs = _five(whole)
+            points, signs = _five(whole, less)
         return asked(points, signs, box, whole.tokens if whole.tokens is not None else self.tokens(prompt))
 
     def follow(self, mask: Array, window: Grid) -> Marks:
@@ -117,20 +122,27 @@ class Zoom(Learned):
     Args:
         parts: a `PromptNet` with one candidate and a `ZoomFrame`.
         closely: zoom in; else the answer on the whole volume made small is all.
+        padding: the prompt's own places are "moved" by the padding of a region smaller than a window, or it is
+            "forgotten", as in the original.
+
+    Raises:
+        SpecError: no such padding.
     """
 
-    def __init__(self, parts: Parts, *, closely: bool = True) -> None:
-        self.parts, self.closely = parts, closely
+    def __init__(self, parts: Parts, *, closely: bool = True, padding: Padding = "moved") -> None:
+        if padding not in PADDINGS:
+            raise SpecError(f'padding is "{padding}", expected one of {", ".join(PADDINGS)}')
+        self.parts, self.closely, self.padding = parts, closely, padding
         self.net: PromptNet = parts.net.eval()
         self.frame: ZoomFrame = parts.frame  # type: ignore[assignment]
         self._device = next((p.device for p in self.net.parameters()), torch.device("cpu"))
         own = (_CODE, torch.__version__, str(self._device), parts.frame.digest)
         self.encoder = _hashed(*own, content(self.net.encoding))
-        self.digest = _hashed(self.encoder, parts.weights, content(self.net), repr(parts.frame), str(closely))
+        self.digest = _hashed(self.encoder, parts.weights, content(self.net), repr((parts.frame, closely, padding)))
 
     def rebuilt(self, parts: Parts) -> Self:
         """The same lift around other parts."""
-        return type(self)(parts, closely=self.closely)
+        return type(self)(parts, closely=self.closely, padding=self.padding)
 
     def encode(self, volume: Volume, *, store: Store) -> State:
         """Bring the volume into the net's frame; views are encoded when an ask first needs them."""
@@ -179,13 +191,14 @@ class Zoom(Learned):
         inner = state.volume.on(grid.crop(low.tolist(), high.tolist()))
         coarse = enlarged(small, grid.shape, low.tolist(), high.tolist()) > 0
         before, starts = _windows(inner.grid.shape, self.frame.shape)
+        less = before if self.padding == "forgotten" else (0, 0, 0)
         size = [max(n, m) for n, m in zip(inner.grid.shape, self.frame.shape, strict=True)]
         total, count = np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.float32)
         for start in starts:
             first = np.subtract(start, before)
             window = inner.grid.crop(first.tolist(), (first + self.frame.shape).tolist())
             there = np.asarray(regrid(coarse, inner.grid, window, order=0, outside=0), dtype=bool)
-            marks = self.frame.closer(prompt, window, there, alone=len(starts) == 1)
+            marks = self.frame.closer(prompt, window, there, alone=len(starts) == 1, less=less)
             at = tuple(slice(a, a + n) for a, n in zip(start, self.frame.shape, strict=True))
             total[at] += self._asked(inner, window, marks, state.store).logits[0, 0].cpu().numpy()
             count[at] += 1
@@ -259,11 +272,11 @@ def _source(n: int, source: int) -> Array:
     return np.arange(n) * source // n
 
 
-def _five(marks: Marks) -> tuple[Array, Array]:
+def _five(marks: Marks, less: Sequence[int]) -> tuple[Array, Array]:
     """Up to five positive points and padding: five in all, or one if there is no positive point."""
     points = np.empty((0, 3))
     if marks.points is not None and marks.signs is not None:
-        points = marks.points[0][marks.signs[0] == 1].numpy()[:POINTS]
+        points = marks.points[0][marks.signs[0] == 1].numpy()[:POINTS] - np.array(less)
     n = POINTS if len(points) else 1
     fill = np.full((n - len(points), 3), NOWHERE)
     signs = np.concatenate([np.ones(len(points)), np.full(len(fill), -1.0)])

@@ -72,6 +72,8 @@ CARD = ModelCard(
         "they are those of its validation data set",
         "a cube without two different values > 0 is only centred; the original stops with an error",
         "the answer comes back by linear interpolation of logits; the original takes the nearest voxel of the mask",
+        "kept, because its weights were trained so: places coded [sin, cos, sin] with the grid's first two axes "
+        "exchanged, and terms for relative positions that its broadcasting reads from other queries than its names say",
         "the first round's previous mask is zeros, as in the original (first=none: the net's own 'no mask')",
     ),
     seconds_hint=10.0,

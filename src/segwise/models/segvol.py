@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,15 +40,15 @@ CARD = ModelCard(
     modalities=("CT",),
     dims=3,
     licence_code="MIT",
-    licence_weights="MIT",
+    licence_weights="not stated beside them (the code is MIT)",
     paper="https://arxiv.org/abs/2311.13385",
     code="https://github.com/BAAI-DCAI/SegVol (5768c97)",
     keys=(
-        r"^(module\.)?image_encoder\.patch_embedding\.patch_embeddings\.1\.weight ",
-        r"^(module\.)?mask_decoder\.txt_align_upscaled_embedding\.weight ",
+        r"^((module|model)\.)*image_encoder\.patch_embedding\.patch_embeddings\.1\.weight ",
+        r"^((module|model)\.)*mask_decoder\.txt_align_upscaled_embedding\.weight ",
     ),
     weights=(
-        WeightFile(file="segvol/SegVol_v1.pth", n_bytes=0, hub="BAAI/SegVol@main:SegVol_v1.pth", variant="v1"),
+        WeightFile(file="segvol/SegVol_v1.pth", n_bytes=0, variant="v1"),
         WeightFile(
             file="clip/bpe_simple_vocab_16e6.txt.gz",
             n_bytes=1356917,
@@ -63,8 +63,9 @@ CARD = ModelCard(
         "KiTS23", "LUNA16", "MSD", "Pancreas-CT", "QUBIQ", "SLIVER07", "TotalSegmentator", "VerSe19", "VerSe20", "WORD",
     ),
     training_note=(
-        "25 public CT sets, of MSD colon, hepatic vessel, liver, lung, pancreas and spleen; this list was not verified "
-        "against its paper. The encoder was trained before on 96,000 CTs without labels, whose sets are not all named"
+        "25 public CT sets (its authors' M3D-Seg), of MSD colon, hepatic vessel, liver, lung, pancreas, spleen; the "
+        "names were not checked against its paper. The encoder was trained before on 96,000 CTs without labels, not "
+        "all of named sets"
     ),
     parameters_m=180.9,
     memory="about 2 GB, and 6 MB for each view; a volume of 512 x 512 x 300 adds 1 GB",
@@ -81,8 +82,9 @@ CARD = ModelCard(
         "(open=true does that). Known ones are said by their common name",
         "zoom-in: prompts are placed on each window from their millimetres, where the original enlarges what they "
         "cover in the zoom-out; of points it draws five at random with repetition from these voxels (here up to "
-        "five positive ones in the order made); points together with a box it refuses there (here both rules hold); "
-        "where the box found is smaller than a window it forgets to move the prompt's box by the padding",
+        "five positive ones in the order made); points together with a box it refuses there (here both rules hold)",
+        "where the region found is smaller than a window, the original forgets to move the prompt's points and box by "
+        "the zeros around it; here they are moved (padding=forgotten does as the original)",
         "several boxes of a prompt are one box around all; a point's place is divided along the first axis by the "
         "size of the second and the other way round, as in the original, whose weights learned it so",
         "a volume of one value is all 0; the original fails on its empty foreground",
@@ -176,6 +178,7 @@ def load(
     checkpoint: str | None = None,
     tokenizer: str | None = None,
     zoom: bool = True,
+    padding: Literal["moved", "forgotten"] = "moved",
     open: bool = False,
 ) -> Zoom:
     """SegVol.
@@ -186,6 +189,8 @@ def load(
         tokenizer: a folder or file with CLIP's tokenizer; None: beside the checkpoint, else "clip" in the weights
             folder. Without one only boxes and points are taken.
         zoom: look closely at what was found, as the original; False: the answer from afar is all.
+        padding: in a region smaller than a window, the prompt's own places are "moved" by the zeros around it, or
+            these are "forgotten", as in the original.
         open: ask for words that the vocabulary of anatomy does not know, too.
 
     Raises:
@@ -197,7 +202,7 @@ def load(
     weights.fill(net, own, what=CARD.title)
     words, silent = _tokenizer(tokenizer, found.path.parent, net)
     frame = SegVolFrame(words, silent, open, net.image_encoder.size)
-    return Zoom(Parts(net, frame, None, found.digest), closely=zoom)
+    return Zoom(Parts(net, frame, None, found.digest), closely=zoom, padding=padding)
 
 
 def _tokenizer(given: str | None, beside: Path, net: nets.SegVolNet) -> tuple[ClipTokenizer | None, str]:

@@ -260,8 +260,8 @@ class SegVolNet(PromptNet):
 
 
 def official(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors, or shapes, under our names: without "module." and "text_model.", and without what nothing reads."""
-    plain = {re.sub(r"^module\.", "", key): value for key, value in tensors.items()}
+    """Tensors, or shapes, under our names: no "module.", "model." or "text_model.", and nothing that nothing reads."""
+    plain = {re.sub(r"^((module|model)\.)*", "", key): value for key, value in tensors.items()}
     text = without_prefix({key.removeprefix(_CLIP): v for key, v in plain.items() if key.startswith(_CLIP)})
     own = {key: value for key, value in plain.items() if not key.startswith(_CLIP)}
     found = {**own, **{f"{_CLIP}{key}": value for key, value in text.items()}}
