@@ -21,6 +21,7 @@ from segwise.nets.flops import counted
 from segwise.nets.sam2 import ABSENT, Rules
 from segwise.nets.sam2_sizes import rules_of, sam2_of
 from segwise.weights import read
+from segwise.weights.tensors import signature_of
 
 NO_MARK = Marks(torch.zeros(1, dtype=torch.int64))
 NEWER = re.compile(r"^(no_obj_embed_spatial$|obj_ptr_tpos_proj\.)")  # of SAM 2.1
@@ -71,6 +72,8 @@ def point(x=100.0, y=60.0, sign=1.0, n=1):
 )
 def test_official_files_fit(name, size, parity_dir):
     keys = keys_of(parity_dir, name)
+    card = sam2.CARD if name.startswith("sam2") else medsam2.CARD
+    assert signature_of(keys.items()) in {file.signature for file in card.weights}
     with torch.device("meta"):
         for built in (sam2_of(keys, {}), sam2_sizes.published(size)):
             assert shapes_of(built) == keys
@@ -94,11 +97,19 @@ def test_rules_come_from_the_configuration_else_from_the_published_model(fixture
     assert rules_of(newer, {}) == Rules()
     assert rules_of({}, {}) == replace(Rules(), timed_pointers=False, signed_pointers=False)
     assert rules_of(newer, fixture.config) == Rules()
-    plain = {"sam_mask_decoder_extra_args": {}, "max_obj_ptrs_in_encoder": 4, "sigmoid_scale_for_mem_enc": 5.0}
+    assert rules_of(newer, {"vision_config": {}, "sigmoid_scale_for_mem_enc": 5.0}) == Rules()  # of another library
+    plain = {
+        "image_encoder": {},
+        "sam_mask_decoder_extra_args": {},
+        "max_obj_ptrs_in_encoder": 4,
+        "sigmoid_scale_for_mem_enc": 5.0,
+    }
     found = rules_of(newer, plain)
     assert (found.stability_threshold, found.most_pointers, found.mask_scale, found.binary) == (0.0, 4, 5.0, False)
     with pytest.raises(WeightsError, match="soft_no_obj_ptr"):
-        rules_of(newer, {"soft_no_obj_ptr": True})
+        rules_of(newer, {"image_encoder": {}, "soft_no_obj_ptr": True})
+    with pytest.raises(WeightsError, match="pos_enc_at_attn"):
+        rules_of(newer, {"image_encoder": {}, "memory_attention": {"layer": {"pos_enc_at_attn": True}}})
 
 
 def test_an_unknown_trunk_needs_its_configuration(fixture):

@@ -43,6 +43,7 @@ CARD = ModelCard(
             n_bytes=0,
             url="https://huggingface.co/wanglab/MedSAM2/resolve/main/MedSAM2_latest.pt",
             hub="wanglab/MedSAM2@main:MedSAM2_latest.pt",
+            signature="5a31f53548be1d302b6676cd6f9023a0673a98c87a7da656025d0ba4dbb85693",
             variant="latest",
         ),
         WeightFile(
@@ -50,6 +51,7 @@ CARD = ModelCard(
             n_bytes=0,
             url="https://huggingface.co/wanglab/MedSAM2/resolve/main/MedSAM2_2411.pt",
             hub="wanglab/MedSAM2@main:MedSAM2_2411.pt",
+            signature="5a31f53548be1d302b6676cd6f9023a0673a98c87a7da656025d0ba4dbb85693",
             variant="2411",
         ),
         WeightFile(
@@ -57,6 +59,7 @@ CARD = ModelCard(
             n_bytes=0,
             url="https://huggingface.co/wanglab/MedSAM2/resolve/main/MedSAM2_CTLesion.pt",
             hub="wanglab/MedSAM2@main:MedSAM2_CTLesion.pt",
+            signature="5a31f53548be1d302b6676cd6f9023a0673a98c87a7da656025d0ba4dbb85693",
             variant="ct-lesion",
         ),
         WeightFile(
@@ -64,6 +67,7 @@ CARD = ModelCard(
             n_bytes=0,
             url="https://huggingface.co/wanglab/MedSAM2/resolve/main/MedSAM2_MRI_LiverLesion.pt",
             hub="wanglab/MedSAM2@main:MedSAM2_MRI_LiverLesion.pt",
+            signature="5a31f53548be1d302b6676cd6f9023a0673a98c87a7da656025d0ba4dbb85693",
             variant="mri-liver-lesion",
         ),
     ),

@@ -43,6 +43,7 @@ CARD = ModelCard(
             n_bytes=156008466,
             sha256="7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
             url="https://dl.fbaipublicfiles.com/segment_anything_2/092824/sam2.1_hiera_tiny.pt",
+            signature="5a31f53548be1d302b6676cd6f9023a0673a98c87a7da656025d0ba4dbb85693",
             variant="tiny-2.1",
         ),
         WeightFile(
@@ -50,6 +51,7 @@ CARD = ModelCard(
             n_bytes=184416285,
             sha256="6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
             url="https://dl.fbaipublicfiles.com/segment_anything_2/092824/sam2.1_hiera_small.pt",
+            signature="30f7030432d1687ed663f3af622cffa176ea66b099af2a801c326ce4cd821a96",
             variant="small-2.1",
         ),
         WeightFile(
@@ -57,6 +59,7 @@ CARD = ModelCard(
             n_bytes=323606802,
             sha256="a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
             url="https://dl.fbaipublicfiles.com/segment_anything_2/092824/sam2.1_hiera_base_plus.pt",
+            signature="cf1e236598a9fe861ef07265b59bda770809a8db7f5b0620a2ffe9ab38328a37",
             variant="base-plus-2.1",
         ),
         WeightFile(
@@ -64,6 +67,7 @@ CARD = ModelCard(
             n_bytes=898083611,
             sha256="2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
             url="https://dl.fbaipublicfiles.com/segment_anything_2/092824/sam2.1_hiera_large.pt",
+            signature="b38bb6c453cb2b40ecb2a6f62046638d9cf30e9124bef55eae47a37a4eb636eb",
             variant="large-2.1",
         ),
         WeightFile(
@@ -71,6 +75,7 @@ CARD = ModelCard(
             n_bytes=0,
             sha256="65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125",
             url="https://dl.fbaipublicfiles.com/segment_anything_2/072824/sam2_hiera_tiny.pt",
+            signature="8f656ac26e870b4134e0bfc8eacb2b7a826fb920fef1f48f267a23843a6c563c",
             variant="tiny-2.0",
         ),
         WeightFile(
@@ -78,6 +83,7 @@ CARD = ModelCard(
             n_bytes=0,
             sha256="95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3",
             url="https://dl.fbaipublicfiles.com/segment_anything_2/072824/sam2_hiera_small.pt",
+            signature="7e5f9d3d6099de9e86d65a46b45e0ecb0bef2bd827f286ecd48c2fe0737f6172",
             variant="small-2.0",
         ),
         WeightFile(
@@ -85,6 +91,7 @@ CARD = ModelCard(
             n_bytes=0,
             sha256="d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071",
             url="https://dl.fbaipublicfiles.com/segment_anything_2/072824/sam2_hiera_base_plus.pt",
+            signature="0da3ee56516065b3f67621df5a1bd5f6377263c845e2d963df211affefe31d70",
             variant="base-plus-2.0",
         ),
         WeightFile(
@@ -92,6 +99,7 @@ CARD = ModelCard(
             n_bytes=0,
             sha256="7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b",
             url="https://dl.fbaipublicfiles.com/segment_anything_2/072824/sam2_hiera_large.pt",
+            signature="11c4512af4a0183a874baf5d0f9973105237f96f4f6376b55bcb53f17ec3bb91",
             variant="large-2.0",
         ),
     ),

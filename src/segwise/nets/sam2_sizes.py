@@ -55,6 +55,13 @@ _FIXED = {  # settings of the original that all published models share, and that
     "non_overlap_masks_for_mem_enc": False,
     "memory_temporal_stride_for_eval": 1,
 }
+_FIXED_ATTENTION = {
+    "pos_enc_at_input": True,
+    "pos_enc_at_attn": False,
+    "pos_enc_at_cross_attn_keys": True,
+    "pos_enc_at_cross_attn_queries": False,
+    "activation": "relu",
+}
 
 
 def sam2_of(
@@ -77,6 +84,7 @@ def sam2_of(
     Raises:
         WeightsError: keys are missing; or the trunk is of no published size and the configuration does not tell it.
     """
+    config = config_of(config)
     side = int(config.get("image_size", side))
     try:
         encoder = _encoder(shapes, config.get("image_encoder", {}))
@@ -121,6 +129,12 @@ def published(name: str, side: int = SIDE, *, candidates: Candidates = "best", v
     )
 
 
+def config_of(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The original's configuration in what a file holds (also under "model"); {} if it is something else."""
+    inner = found.get("model", found)
+    return inner if isinstance(inner, Mapping) and isinstance(inner.get("image_encoder"), Mapping) else {}
+
+
 def rules_of(shapes: Shapes, config: Mapping[str, Any]) -> Rules:
     """The rules of a configuration; without one, of SAM 2.1, or of SAM 2.0 where its newer tensors are missing.
 
@@ -129,11 +143,15 @@ def rules_of(shapes: Shapes, config: Mapping[str, Any]) -> Rules:
     Raises:
         WeightsError: the configuration has a setting of no published model.
     """
-    other = [key for key, value in _FIXED.items() if key in config and config[key] != value]
-    if other:
-        raise WeightsError(
-            f"config.json says {other[0]} = {config[other[0]]}, as no published SAM 2 does; expected {_FIXED[other[0]]}"
-        )
+    config = config_of(config)
+    attention = config.get("memory_attention", {})
+    for fixed, told in ((_FIXED, config), (_FIXED_ATTENTION, {**attention, **attention.get("layer", {})})):
+        other = [key for key, value in fixed.items() if key in told and told[key] != value]
+        if other:
+            name = other[0]
+            raise WeightsError(
+                f"config.json says {name} = {told[name]}, as no published SAM 2 does; expected {fixed[name]}"
+            )
     extra = config.get("sam_mask_decoder_extra_args") or {}
     timed = "obj_ptr_tpos_proj.weight" in shapes
     plain = replace(Rules(), timed_pointers=timed, signed_pointers=timed)
