@@ -19,9 +19,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from segwise import weights
+from segwise import assemble, catalog, weights
 from segwise.cli import app as program
-from segwise.errors import WeightsError
+from segwise.errors import SegwiseError, WeightsError
 
 torch = pytest.importorskip("torch")
 HUGE = 25_000_000_000  # values: 100 GB in float32
@@ -316,6 +316,24 @@ def test_loading_a_model_raises_nothing_else(name, member, tmp_path):
     assert "\n" not in str(caught.value) and not canary.exists()
 
 
+@pytest.mark.slow
+def test_every_model_that_takes_a_checkpoint_raises_nothing_else(tmp_path):
+    members = [catalog.member("models", name) for name in catalog.names("models")]
+    takers = [m for m in members if "checkpoint" in m.parameters]
+    assert len(takers) >= 5
+    for number, name in enumerate(BROKEN):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path, canary, _ = made(name, folder)
+        for member in takers:
+            more = {"accept_non_commercial": "true"} if "accept_non_commercial" in member.parameters else {}
+            words = ",".join(f"{k}={v}" for k, v in {"checkpoint": json.dumps(str(path)), **more}.items())
+            with pytest.raises(SegwiseError) as caught:
+                assemble.build(f"{member.name}({words})")
+            assert "\n" not in str(caught.value) and len(str(caught.value)) < 900, (member.name, name)
+            assert not canary.exists()
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_import_refuses_it_with_a_message_and_a_code(name, tmp_path, segwise):
     path, canary, _ = made(name, tmp_path)
@@ -343,8 +361,6 @@ def test_segment_refuses_it_with_a_message_and_a_code(name, tmp_path, segwise, s
 
 
 def _there(member: str) -> bool:
-    from segwise import catalog
-
     return member in catalog.names("models")
 
 

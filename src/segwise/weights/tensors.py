@@ -87,7 +87,7 @@ def _torch(path: Path) -> Any:
 
 def _short(error: Exception) -> str:
     """The first sentence of a library's message, without its advice."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).partition(". ")[0]
     return f"{type(error).__name__}: {text[:160]}" if text and "weights_only" not in text else type(error).__name__
 
 
