@@ -82,7 +82,7 @@ def test_image_and_points_lie_where_they_lie(axes, how):
     where = probes.grid(axes)
     volume, mask = probes.scene(where)
     prompt = named("liver") if how == "text" else probes.pointed(mask, where)
-    model = probe("image", side=128 if how == "points" else 64)
+    model = probe("image", side=96 if how == "points" else 64)
     found = say(model, bright(volume), prompt)[0].mask(where)
     assert probes.off_voxels(found, mask) <= 1
 
