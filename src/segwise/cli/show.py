@@ -318,7 +318,7 @@ def packed(found: Sequence[Any]) -> None:
 
 
 def _counting(tick: Tick) -> Callable[[str, int, int], None]:
-    return lambda file, n, total: tick(n, total, file)
+    return lambda file, n, total: tick(n, total or n + 1, file)  # 0: nobody says how large it is
 
 
 def try_pull(name: str) -> None:
