@@ -238,6 +238,7 @@ def test_redirects_in_a_circle_end(home, server, toy):
 def test_a_server_that_only_drips_is_left(home, server, toy, monkeypatch):
     toy()
     monkeypatch.setattr(fetching, "_GRACE_S", -1e9)
+    monkeypatch.setattr(fetching, "_CHUNK", 1000)
     with pytest.raises(WeightsError, match=r"slower than 20 kB a second"):
         weights.pull("toy")
 
