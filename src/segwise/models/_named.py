@@ -42,8 +42,8 @@ class NamedFrame(SpokenFrame):
 
     @property
     def digest(self) -> str:  # type: ignore[override]
-        """Of all that changes a view."""
-        words = (_CODE, self.patch, self.spacing_mm, self.window_hu)
+        """Of all that changes a view, and of the names."""
+        words = (_CODE, self.patch, self.spacing_mm, self.window_hu, sorted(self.names.items()))
         return hashlib.blake2b(repr(words).encode(), digest_size=16).hexdigest()
 
     def prepare(self, volume: Volume) -> Volume:
