@@ -1,0 +1,101 @@
+"""nnInteractive: every step of a session by the product's lift, each from the state that the step before left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from parity.harness import Fixture
+from segwise.geometry import Grid, Volume
+from segwise.lifts.interactive import Board, Mark, Rules, Step, step
+from segwise.lifts.interactive_plan import slices
+from segwise.models import nninteractive
+
+UNUSED = {
+    r"decoder\.encoder\..*|.*\.all_modules\..*": "the file holds this tensor twice; it is the one without this part",
+    r"decoder\.seg_layers\.(?!LAST\.).*": "heads of deep supervision: training alone reads them",
+    r".*\.conv\.bias": "the instance normalisation behind it takes every constant away",
+}
+
+
+def outputs(fixture: Fixture) -> dict[str, Any]:
+    """Every output by product code: one running session, undo included."""
+    model = nninteractive.load(checkpoint=str(fixture.folder), accept_non_commercial=True)
+    rules, volume = model.rules, Volume.of(fixture.io["in.image"][0], Grid(fixture.io["in.image"].shape[1:], np.eye(4)))
+    raw = fixture.io["in.image"].astype(np.float32)
+    values, mean, deviation = nninteractive.normalised(raw)
+    pairs = [rules.pairs[k] for k in ("scribble", "lasso", "points", "bbox2d", "bbox3d")]
+    found: dict[str, Any] = {
+        "out.preprocessed": values[:, ::2, ::2, ::2],
+        "out.norm_stats_check": np.array([mean, deviation, float(values.min())]),
+        "out.channel_mapping": np.array([*pairs, (rules.previous, rules.previous)]),
+    }
+    image, random = torch.from_numpy(values), np.random.RandomState(0)
+    board, drawn = Board(volume.grid.shape), []
+    for name, mark in steps(fixture):
+        done = step(model.parts.net, image, board, mark, rules, random, autozoom=not name.startswith("s1_"), keep=True)
+        found |= said(f"out.{name}", done, rules)
+        drawn += [done.cover.drawn] if done.cover.drawn else []
+        if not name.startswith("s6_"):  # undone
+            board = done.board
+        else:
+            found["out.undo_restores"] = np.array(same(board, found_before))
+        if name.startswith("s5_"):
+            found_before = done.board
+            whole = np.array([[0, n] for n in board.shape])
+            found["out.s5_interactions"] = np.delete(board.drawn(whole, rules).numpy(), rules.previous, axis=0)
+    return found | {"out.fallback_draws": np.array(drawn, dtype=np.int64)}
+
+
+def same(one: Board, other: Board) -> bool:
+    """Whether two boards hold the same marks and masks."""
+    return one.mask == other.mask and one.previous == other.previous and one.stamps == other.stamps
+
+
+def steps(fixture: Fixture) -> list[tuple[str, Mark]]:
+    """(name of the outputs, mark) in the order of the session."""
+    io = fixture.io
+    names = sorted({k[4:].removesuffix("_intensity") for k in io if k.endswith("_intensity")})
+    found = []
+    for name in names:
+        n, positive = name[1], "_neg" not in name
+        if f"in.P{n}" in io:
+            point = io[f"in.P{n}"]
+            found.append((name, Mark("points", positive, np.stack([point, point + 1], axis=1), None)))
+        elif f"in.B{n}" in io:
+            flat = bool((np.diff(io[f"in.B{n}"]) == 1).any())
+            found.append((name, Mark("bbox2d" if flat else "bbox3d", positive, io[f"in.B{n}"], None)))
+        elif f"in.S{n}" in io:
+            found.append((name, Mark("scribble", positive, io[f"in.S{n}_bbox"], io[f"in.S{n}"])))
+        elif f"in.L{n}" in io:
+            found.append((name, Mark("lasso", positive, io[f"in.L{n}_bbox"], io[f"in.L{n}"])))
+        else:
+            seg = io[f"in.seg{n}"]
+            found.append((name, Mark("mask", True, np.array([[0, s] for s in seg.shape]), seg.astype(bool))))
+    return found
+
+
+def said(key: str, done: Step, rules: Rules) -> dict[str, Any]:
+    """The outputs of one step."""
+    assert done.first is not None
+    board = done.board
+    whole = board.drawn(np.array([[0, n] for n in board.shape]), rules).float().numpy()
+    view, logits = done.first
+    mask = board.bits(board.mask)
+    assert mask[slices(done.changed)].size
+    return {
+        f"{key}_zoom_factors": np.array(done.zooms),
+        f"{key}_center": np.array(done.centre),
+        f"{key}_crop_boxes": np.stack(done.crops),
+        f"{key}_network_input_sub4": view[:, ::4, ::4, ::4],
+        f"{key}_logits_sub4": logits[:, ::4, ::4, ::4],
+        f"{key}_refinement_boxes": done.cover.boxes,
+        f"{key}_changed_bbox": done.changed,
+        f"{key}_mask": mask,
+        f"{key}_prev_seg_equals_mask": np.array(board.mask == board.previous),
+        f"{key}_intensity": np.array(board.intensity),
+        f"{key}_channel_sums": whole.sum(axis=(1, 2, 3), dtype=np.float64),
+        f"{key}_channel_max": whole.max(axis=(1, 2, 3)),
+    }
