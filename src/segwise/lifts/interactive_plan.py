@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ def union(boxes: Array) -> Array:
     return np.stack([boxes[:, :, 0].min(axis=0), boxes[:, :, 1].max(axis=0)], axis=1)
 
 
-def slices(box: Array) -> tuple[slice, ...]:
+def slices(box: Array) -> tuple[Any, ...]:
     """An index box as slices."""
     return tuple(slice(int(low), int(high)) for low, high in box)
 

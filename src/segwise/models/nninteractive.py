@@ -20,6 +20,7 @@ from segwise.card import ModelCard, WeightFile
 from segwise.errors import SpecError, WeightsError
 from segwise.geometry import Array, Grid, Volume, bounds, regrid
 from segwise.lifts.interactive import Interactive, Rules
+from segwise.lifts.interactive_plan import slices
 from segwise.models._planned import ordered, resolved
 from segwise.nets import nnunet as nets
 from segwise.nets.flops import Published
@@ -112,7 +113,7 @@ def normalised(image: Array) -> tuple[Array, float, float]:
     """(float32 [1, D, H, W] minus mean over deviation, mean, deviation) of the box around what is not 0."""
     there = bounds(image[0] != 0) or ((0, 0, 0), image.shape[1:])
     values = torch.from_numpy(image)
-    box = values[(0, *(slice(a, b) for a, b in zip(*there, strict=True)))]
+    box = values[(0, *slices(np.array(there).T))]
     mean, deviation = box.mean(), box.std()
     if not deviation > 0:
         return np.zeros_like(image), float(mean), 0.0
