@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import members
+import small_checkpoints
 from segwise import assemble, catalog
 from segwise.errors import WeightsError
 from segwise.geometry import Channel, Grid, Volume
@@ -39,7 +40,10 @@ def _volume(modality: str) -> Volume:
 
 @functools.cache
 def _frames(name: str) -> tuple[Frame[Any], ...]:
-    """The frames of a model, one a plane; () if it has no net."""
+    """The frames of a model, one a plane; () if it has no net. With a checkpoint in the spec that one's own frame."""
+    if "(" in name:
+        learned = assemble.build(name).segmenter
+        return (learned.parts.frame,) if isinstance(learned, Learned) else ()
     module = catalog.member("models", name).load()
     own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
     found = [c for c in own if issubclass(c, Frame) and not inspect.isabstract(c)]
@@ -72,7 +76,7 @@ def _prepared(name: str) -> list[tuple[Frame[Any], Volume]]:
 
 @functools.cache
 def _whole(name: str, which: int) -> Volume:
-    volume = _volume(catalog.card("models", name).modalities[0])
+    volume = _volume(assemble.model_info(name).card.modalities[0])
     prepared = _frames(name)[which].prepare(volume)
     prepared.array.setflags(write=False)
     return prepared
@@ -120,14 +124,14 @@ def check_patches(frame: Frame[Any], whole: Volume, view: np.ndarray) -> None:
 
 def check_marks(name: str, low: tuple[float, ...], size: tuple[float, ...]) -> None:
     """Marks placed on the whole and cut to the window are the marks of the window, rounding included."""
-    names = catalog.card("models", name).labels
+    labels = assemble.model_info(name).labels
     for frame, whole in _prepared(name):
         grid = _volume("CT").grid
         scale = np.array(grid.shape)
         corner, edges = np.array(low) * scale, np.maximum(np.array(size) * scale, 0.3)
         box = Box(grid.mm(corner - 0.5)[0], grid.affine[:3, :3].T * edges[:, None])
         clicks = Points(grid.mm([corner + edges / 2, corner - 1]), np.array([True, False]))
-        word = next(iter(names.values()))[0] if names else "liver"
+        word = labels[0] if labels else "liver"
         prompt = Prompt((box, clicks, Stroke(grid.mm([corner, corner + edges])), Text(word)))
         for place in _places(whole):
             window = frame.window(whole.grid, place)
@@ -182,6 +186,27 @@ def test_a_view_is_that_crop_of_the_whole(name):
 @given(low=SHARES, size=SIZES)
 def test_marks_of_a_window_are_those_of_the_whole(name, low, size):
     check_marks(name, low, size)
+
+
+def _small(name: str) -> str:
+    if (spec := small_checkpoints.spec_of(name, **small_checkpoints.SMALL.get(name, {}))) is None:
+        pytest.skip(small_checkpoints.why_not(name))
+    return spec
+
+
+LOADED = [name for name in catalog.names("models") if "checkpoint" in catalog.member("models", name).parameters]
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_a_view_of_a_fixture_is_that_crop_of_the_whole(name):
+    check_views(_small(name))
+
+
+@pytest.mark.parametrize("name", LOADED)
+@settings(max_examples=10, deadline=None)
+@given(low=SHARES, size=SIZES)
+def test_marks_of_a_window_of_a_fixture_are_those_of_the_whole(name, low, size):
+    check_marks(_small(name), low, size)
 
 
 class _Recorder(PromptNet):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import dataset_trees as trees
+import small_checkpoints
 from segwise import anatomy, assemble, catalog
 from segwise.errors import NoSuchStructure, WeightsError
 from segwise.evaluate import compare, inventory, references
@@ -32,6 +33,12 @@ STAND_IN = {  # model -> where rule 3 is tested instead
     "meshnet": "every run takes a minute: test_whole_volumes.py does the same with its frame, its lift and a tiny net"
 }
 USERS = ("box3d", "clicks(n=3)", "name", "scribble")
+LENGTHY = {  # with their fixtures these take more than two seconds each: `make test-all`
+    "sam2": ("blind",),
+    "medical-sam2": ("blind", "a_b_a", "undo"),
+    "vista3d": ("answers", "a_b_a", "blind"),
+    "nninteractive": ("answers", "a_b_a", "undo", "batched", "blind"),
+}
 LOGITS = 1e-4
 LONG_S = 10  # a model slower than this does not look at a second volume
 
@@ -272,6 +279,31 @@ def _every_model() -> list[object]:
 @pytest.mark.parametrize("check", EVERY, ids=lambda check: check.__name__.removeprefix("check_"))
 def test_contract(name, check):
     check(name)
+
+
+def _fixtures(*, every_lift: bool = False) -> list[object]:
+    """(model, arguments, check) for models that take a checkpoint; with all but their first lift if wanted."""
+    found = []
+    for name in catalog.names("models"):
+        parameters = catalog.member("models", name).parameters
+        lifts = parameters["lift"].choices if every_lift and "lift" in parameters else ()
+        if "checkpoint" not in parameters:
+            continue
+        for given in [{"lift": lift} for lift in lifts if lift != parameters["lift"].default] if every_lift else [{}]:
+            for check in EVERY:
+                short = check.__name__.removeprefix("check_")
+                slow = every_lift or short in LENGTHY.get(name, ())
+                label = "-".join([name, *map(str, given.values()), short])
+                found.append(pytest.param(name, given, check, id=label, marks=[pytest.mark.slow] if slow else []))
+    return found
+
+
+@pytest.mark.parametrize(("name", "given", "check"), [*_fixtures(), *_fixtures(every_lift=True)])
+def test_contract_with_a_fixture(name, given, check):
+    """The same on the reduced checkpoint of the model's parity fixture, with every lift it has."""
+    if (spec := small_checkpoints.spec_of(name, **{**small_checkpoints.SMALL.get(name, {}), **given})) is None:
+        pytest.skip(small_checkpoints.why_not(name))
+    check(spec)
 
 
 @pytest.mark.parametrize("name", catalog.names("models"))
