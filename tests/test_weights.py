@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import members
 from segwise import catalog, weights
 from segwise.card import ModelCard, WeightFile
-from segwise.errors import WeightsError
+from segwise.errors import CatalogError, WeightsError
 from segwise.weights import local
 from segwise.weights.tensors import signature_of
 
@@ -263,3 +264,14 @@ def test_a_folder_filled_by_hand_works_as_it_is(weights_dir, monkeypatch, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     states = {s.file: s.state for s in weights.status() if s.where.is_file()}
     assert states and set(states.values()) == {"present"}
+
+
+def test_a_broken_card_of_a_third_party_keeps_no_other_model_from_loading(tmp_path):
+    source = {"models/torn.py": "CARD = ModelCard(", "models/bare.py": "def load() -> None: ..."}
+    with members.installed(tmp_path, source, package="torn_members"):
+        for name in ("torn", "bare"):
+            with pytest.raises(CatalogError):
+                catalog.card("models", name)
+        assert not weights.checkpoint.known("0" * 64)
+        named = next(file for file in catalog.card("models", "litemedsam").weights if file.sha256)
+        assert weights.checkpoint.known(named.sha256)

@@ -177,7 +177,10 @@ def _located(module: str) -> Path | None:
 
 @functools.cache
 def _read(kind: str, name: str, module: str, path: Path) -> Member:
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        raise CatalogError(f"{path.name} of {kind} is not Python: {error}") from error
     found: Any = None
     parameters: dict[str, Parameter] | None = None
     for node in tree.body:

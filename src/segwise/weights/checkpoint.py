@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from segwise import catalog
-from segwise.card import ModelCard
-from segwise.errors import WeightsError
+from segwise.card import ModelCard, WeightFile
+from segwise.errors import CatalogError, WeightsError
 from segwise.weights.local import CONFIG_LIMIT, accepted, digest, require, vouched
 from segwise.weights.tensors import flat, held
 
@@ -118,8 +118,16 @@ def _file(path: Path) -> Path:
 
 def known(sha: str) -> bool:
     """Whether a card names these bytes, or a folder of ours vouches for them."""
-    cards: list[ModelCard] = [catalog.card("models", name) for name in catalog.names("models")]
-    return vouched(sha) or any(file.sha256 == sha for card in cards for file in card.weights)
+    return vouched(sha) or any(file.sha256 == sha for name in catalog.names("models") for file in _files_of(name))
+
+
+def _files_of(name: str) -> tuple[WeightFile, ...]:
+    """The files on a model's card; () for a broken one, which must not keep others from loading."""
+    try:
+        card: ModelCard = catalog.card("models", name)
+    except CatalogError:
+        return ()
+    return card.weights
 
 
 def together(*checkpoints: Checkpoint) -> str:
