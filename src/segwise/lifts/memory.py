@@ -26,7 +26,7 @@ import torch
 from scipy import ndimage
 
 from segwise.errors import SpecError
-from segwise.geometry import Array
+from segwise.geometry import Array, Grid
 from segwise.lifts.planes import Piece, Planes, mapped, marked, nothing, split
 from segwise.lifts.propagate import AREA_FACTOR, LEAST_QUALITY, by_slice, together
 from segwise.nets.contract import Decoded, Marks, MemoryNet
@@ -88,12 +88,15 @@ class Memory(Planes):
             "area" that more than doubles or halves. An empty mask ends the last two, too.
         fresh: downwards, only the prompted slices are remembered (MedSAM2); else also what was found upwards (SAM 2).
         largest: of the answer only its largest component stays; the logits of others change their sign.
+        every: 0: a thick box prompts its middle slice; n: each n-th of the slices that any mark lies on is prompted.
 
     Raises:
         SpecError: the net cannot remember; or no such stop rule.
     """
 
-    def __init__(self, parts: Parts, *, stop: Stop = "end", fresh: bool = False, largest: bool = False) -> None:
+    def __init__(
+        self, parts: Parts, *, stop: Stop = "end", fresh: bool = False, largest: bool = False, every: int = 0
+    ) -> None:
         if not isinstance(parts.net, MemoryNet):
             raise SpecError(
                 "lift=memory needs a net that remembers slices; this one does not. "
@@ -101,16 +104,19 @@ class Memory(Planes):
             )
         if stop not in STOPS:
             raise SpecError(f'stop is "{stop}", expected one of {", ".join(STOPS)}')
-        self.stop, self.fresh, self.largest = stop, fresh, largest
+        if every < 0:
+            raise SpecError(f"every is {every}, expected 0 or more")
+        self.stop, self.fresh, self.largest, self.every = stop, fresh, largest, every
         super().__init__(parts)
         self.remembering: MemoryNet = parts.net
 
     def rebuilt(self, parts: Parts) -> Self:
         """The same lift around other parts."""
-        return type(self)(parts, stop=self.stop, fresh=self.fresh, largest=self.largest)
+        return type(self)(parts, stop=self.stop, fresh=self.fresh, largest=self.largest, every=self.every)
 
     def _settings(self) -> tuple[str, ...]:
-        return (*super()._settings(), self.stop, str(self.fresh), str(self.largest))
+        every = (str(self.every),) if self.every else ()
+        return (*super()._settings(), self.stop, str(self.fresh), str(self.largest), *every)
 
     def segment(self, state: State, asks: Sequence[Ask]) -> list[Prediction]:
         """One prediction an ask, on the box of slices reached. Slices are encoded once for all asks.
@@ -134,7 +140,7 @@ class Memory(Planes):
             PromptError: the prompt says nothing that the net can use on any slice.
         """
         grid = state.volume.grid
-        prompts = by_slice(ask.prompt, grid)
+        prompts = thinned(ask.prompt, grid, self.every) if self.every else by_slice(ask.prompt, grid)
         queries = {}
         for place in sorted(prompts):
             window = self.window(state, place)
@@ -176,7 +182,7 @@ class Memory(Planes):
         self._walk(state, tracks, range(max(starts), min(track.low for track in tracks) - 1, -1), reverse=True)
 
     def _prompted(self, features: Tree, track: Track, place: int) -> None:
-        decoded = self.remembering.decode(features, _on(track.marks[place], self._device))
+        decoded = self.remembering.decode(features, on_device(track.marks[place], self._device))
         track.found[place] = decoded
         track.bank[place] = Kept(self.remembering.remember(features, decoded, prompted=True), prompted=True)
 
@@ -249,6 +255,12 @@ class Memory(Planes):
         return [self._piece([track.found[place]]) for track in tracks if place in track.found]
 
 
+def thinned(prompt: Prompt, grid: Grid, every: int) -> dict[int, Prompt]:
+    """What prompts each n-th of the slices that a mark lies on, a thick box's included: the prompt itself."""
+    places = sorted({place for first, last in marked(prompt, grid) for place in range(first, last)})
+    return dict.fromkeys(places[::every], prompt)
+
+
 def _wants(track: Track, place: int, *, reverse: bool) -> bool:
     """Whether a track is to be followed on a slice."""
     inside = track.low <= place < track.start if reverse else track.start < place < track.high
@@ -266,7 +278,8 @@ def _forget(track: Track, place: int, reach: int) -> None:
         del track.bank[other]
 
 
-def _on(marks: Marks, device: torch.device) -> Marks:
+def on_device(marks: Marks, device: torch.device) -> Marks:
+    """Queries with all tensors on a device."""
     changed = {name: value.to(device) for name, value in vars(marks).items() if isinstance(value, torch.Tensor)}
     return replace(marks, **changed)
 

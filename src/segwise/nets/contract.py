@@ -107,6 +107,18 @@ class MemoryNet(PromptNet):
         """
 
 
+class SortableNet(MemoryNet):
+    """A net whose memories can be compared, so that a bank can choose which to keep and which to recall."""
+
+    @abstractmethod
+    def likeness(self, features: Tree, memories: list[Tree]) -> Tensor:
+        """[N] in [-1, 1]: how like the image of one slice is to those of N remembered ones, of one target each."""
+
+    @abstractmethod
+    def closeness(self, memories: list[Tree]) -> Tensor:
+        """[N, N] in [-1, 1]: how alike the memories of N slices are, of one target each."""
+
+
 class ClosedNet(nn.Module):
     """A net that answers a closed list of labels."""
 
