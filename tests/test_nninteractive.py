@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import probes
 import pytest
 import torch
 from torch import nn
 
+import probes
 from segwise.errors import PromptError, SpecError, WeightsError
 from segwise.lifts import interactive_plan as plan
 from segwise.lifts.interactive import HALF_MAX, Board, Interactive, Mark, added, ball, marks
@@ -45,7 +45,13 @@ def answer(segmenter, volume, prompt, previous=None, seed=0):
     return segmenter.segment(state, [Ask(prompt, previous, seed)])[0]
 
 
-@pytest.mark.parametrize("axes", probes.orientations())
+@pytest.mark.parametrize(
+    "axes",
+    [
+        axes if i % 7 == 0 else pytest.param(axes, marks=pytest.mark.slow)
+        for i, axes in enumerate(probes.orientations())
+    ],
+)
 def test_it_sees_and_answers_in_the_right_place(axes):
     where = probes.grid(axes)
     volume, mask = probes.scene(where)

@@ -11,6 +11,7 @@ the original divides its stored marks by the running intensity in place whenever
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self
@@ -380,7 +381,7 @@ def _line(stroke: Stroke, grid: Grid, thickness: Sequence[int]) -> Array:
     points = np.concatenate([points, points[:1]]) if stroke.closed else points
     flat = np.ptp(points, axis=0) < 0.5
     parts = [points[:1]]
-    for a, b in zip(points[:-1], points[1:], strict=True):
+    for a, b in itertools.pairwise(points):
         n = max(1, int(np.ceil(np.abs(b - a).max() * 4)))
         parts.append(a + (b - a) * (np.arange(1, n + 1) / n)[:, None])
     line = np.concatenate(parts)
