@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.ready
 
-.PHONY: demo test test-all lint bench docs parity clean
+.PHONY: demo test test-all lint bench docs flops parity clean
 
 demo: $(STAMP)
 	$(BIN)/segwise demo --pull -o runs/demo
@@ -26,6 +26,10 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
+
+# docs/reference/flops.md: what every published net computes.
+flops: $(STAMP)
+	$(BIN)/python docs/flops.py
 
 # The table of docs/parity.md; make parity OUT=FILE.csv writes it as CSV instead.
 parity: $(STAMP)

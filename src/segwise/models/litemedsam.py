@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import cv2
@@ -23,6 +24,7 @@ from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
 from segwise.nets.contract import Marks
+from segwise.nets.flops import Published
 from segwise.nets.sam import MaskDecoder, PromptEncoder, SamNet, TwoWayTransformer
 from segwise.nets.tiny_vit import TinyViT
 from segwise.prompt import Prompt
@@ -189,6 +191,16 @@ def load(
     if lift == "orthogonal":
         return Orthogonal(parts)
     return Propagate(parts, stop=stop, hold=hold) if lift == "propagate" else Slices(parts)
+
+
+def published() -> list[Published]:
+    """The released net on the meta device: a slice through the encoder, a box through the decoder."""
+    with torch.device("meta"):
+        network = net()
+        image, features = torch.empty(1, 3, 1, SIZE, SIZE), torch.empty(1, 256, 64, 64)
+        box = Marks(torch.zeros(1, dtype=torch.int64), boxes=torch.zeros(1, 2, 3))
+    stages = {"encoder": partial(network.encode, image), "decoder": partial(network.decode, features, box)}
+    return [Published(label="", net=network, stages=stages, per="slice", input=f"3×{SIZE}×{SIZE}, one box")]
 
 
 def _queries(corners: Array) -> Marks:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 
 from segwise import anatomy, weights
 from segwise.card import ModelCard, WeightFile
@@ -13,6 +15,7 @@ from segwise.errors import PromptError
 from segwise.geometry import Array, Grid, Volume, regrid
 from segwise.lifts.conform import SIZE, conform
 from segwise.lifts.whole import Whole
+from segwise.nets.flops import Published
 from segwise.nets.meshnet import MeshNet, load_weights
 from segwise.prompt import Prompt, Text
 from segwise.segmenter import Frame, Parts, Tree
@@ -225,6 +228,18 @@ def net(variant: str, *, last_bias: bool = True) -> MeshNet:
         norm=layers.norm,
         last_bias=last_bias or not layers.norm,
     )
+
+
+def published() -> list[Published]:
+    """The released nets on the meta device: they have no encoder and decoder, every layer sees the whole volume."""
+    found = []
+    for variant in _LAYERS:
+        with torch.device("meta"):
+            network, image = net(variant), torch.empty(1, 1, SIZE, SIZE, SIZE)
+        stages = {"whole net": partial(network, image)}
+        shown = f"1×{SIZE}×{SIZE}×{SIZE}, all labels"
+        found.append(Published(label=f"variant={variant}", net=network, stages=stages, per="volume", input=shown))
+    return found
 
 
 def labels_of(variant: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A published size of a net, built on the meta device.
+    """A published size of a net, built on the meta device. It learns nothing: some modules cannot be counted otherwise.
 
     Attributes:
         label: as specs say it: "size=b".
@@ -33,6 +33,9 @@ class Published:
     per: str
     input: str
     figure: str = ""
+
+    def __post_init__(self) -> None:
+        self.net.requires_grad_(False)
 
 
 def counted(call: Callable[[], Any]) -> int:
