@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from segwise.nets.pcnet import PCNet, net_of, official
 from segwise.nets.swin_unetr import SwinSize
 from segwise.segmenter import Parts
 from spoken_probes import probed, randomised, say
+from test_contracts_models import EVERY
 
 NODES = ["", "liver", "left kidney", "right kidney", "spleen", "kidneys", "abdominal cavity"]
 TINY = SwinSize(width=12, depths=(1, 1, 1, 1), heads=(2, 3, 4, 6), window=3, classes=len(NODES))
@@ -98,6 +100,7 @@ def test_categories_are_mixed_as_in_the_paper(net):
                 assert found[(window, c, *place)] == pytest.approx(logit, abs=1e-4 * scale)
 
 
+@pytest.mark.slow
 def test_a_window_does_not_depend_on_its_company(net):
     image = torch.rand(2, 1, 64, 64, 64)
     marks = Marks(torch.zeros(1, dtype=torch.int64), tokens=torch.tensor([3]))
@@ -147,6 +150,7 @@ def test_prompt_embeddings_may_lie_in_another_file(net, folder, tmp_path, ending
     assert model.parts.weights != pcnet.load(checkpoint=str(folder)).parts.weights
 
 
+@pytest.mark.slow
 def test_every_tensor_counts():
     net = tiny()
     marks = Marks(torch.zeros(7, dtype=torch.int64), tokens=torch.arange(7))
@@ -247,3 +251,18 @@ def test_the_published_size_is_counted():
     assert len(size.net.embedding) == pcnet.NODES == 105 + 32
     flops = {stage: counted(call) for stage, call in size.stages.items()}
     assert flops["encoder"] > 100 * flops["one structure"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", EVERY, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_the_contract_of_every_model(check, published_channels):
+    check(f"pcnet(checkpoint={published_channels}, patch=64)")
+
+
+@pytest.fixture(scope="module")
+def published_channels(tmp_path_factory):
+    """A tiny file with as many channels as the published one, whose names are those on the card."""
+    path = tmp_path_factory.mktemp("pcnet-137")
+    made = randomised(PCNet(replace(TINY, classes=pcnet.NODES), text=5, inner=6, pooled=2))
+    torch.save({"net": public(made)}, path / "checkpoint.pth")
+    return path

@@ -26,6 +26,7 @@ from segwise.nets.flops import counted, parameters
 from segwise.nets.nnunet import Architecture
 from segwise.segmenter import Parts
 from spoken_probes import probed, randomised, say
+from test_contracts_models import EVERY
 
 PLAN = Architecture(
     residual=False,
@@ -380,3 +381,9 @@ def test_published_sizes_are_counted():
         assert seeing == pytest.approx({"variant=nano": 110e6, "variant=pro": 476e6}[size.label], rel=0.01)
         first = size.net.see[0]
         assert first.in_features == {"variant=nano": 1792, "variant=pro": 3584}[size.label]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", EVERY, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_the_contract_of_every_model(check, folder):
+    check(f"sat(checkpoint={folder}, rows=32, slices=16)")

@@ -24,6 +24,7 @@ from segwise.prompt import Points, Prompt
 from segwise.segmenter import Ask, Parts
 from segwise.store import FeatureStore
 from spoken_probes import named, noise, probed, randomised, say
+from test_contracts_models import EVERY
 
 TINY = SwinSize(width=12, depths=(1, 2, 1, 1), heads=(2, 3, 4, 6), window=3)
 NAMES = dict(universal._names())
@@ -136,6 +137,7 @@ def test_a_public_file_loads_whatever_the_head_is_called(net, file):
     assert all(torch.equal(loaded[key], value) for key, value in net.state_dict().items())
 
 
+@pytest.mark.slow
 def test_every_tensor_counts(net):
     """The gradient of the answers with respect to each tensor, or a perturbation for the buffer."""
     net = tiny()
@@ -266,6 +268,7 @@ def loaded(file):
     return universal.load(checkpoint=str(file), accept_non_commercial=True, patch=64, overlap=0.25)
 
 
+@pytest.mark.slow
 def test_answers_are_pure(loaded):
     grid = Grid((30, 40, 33), np.diag([3.0, 2.0, 2.5, 1.0]))
     array = np.random.default_rng(0).normal(30, 80, grid.shape).astype(np.float32)
@@ -328,3 +331,9 @@ def test_the_published_size_is_counted():
     flops = {stage: counted(call) for stage, call in size.stages.items()}
     assert flops["encoder"] > 100 * flops["one structure"] > 0
     assert size.net.generate.weight.shape[0] == GENERATED == 153
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", EVERY, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_the_contract_of_every_model(check, file):
+    check(f"universal(checkpoint={file.parent}, accept_non_commercial=true, patch=64)")

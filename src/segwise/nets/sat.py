@@ -125,9 +125,13 @@ class SatNet(PromptNet):
         return {"tokens": tokens, "place": place.expand(len(tokens), -1, -1), "full": x}
 
     def words(self, tokens: Tree) -> Tensor:
-        """{"ids", "mask": int64 [Q, L], "modality": int64 [Q]} -> queries [Q, A]."""
-        n = max(1, int(tokens["mask"].sum(1).max()))
-        return torch.as_tensor(self.text(tokens["ids"][:, :n], tokens["mask"][:, :n], tokens["modality"]))
+        """{"ids", "mask": int64 [Q, L], "modality": int64 [Q]} -> queries [Q, A].
+
+        One text by itself and without its padding, so that its bits do not depend on the company.
+        """
+        n = tokens["mask"].sum(1).clamp(min=1).tolist()
+        rows = [(ids[None, :k], kind[None]) for ids, kind, k in zip(tokens["ids"], tokens["modality"], n, strict=True)]
+        return torch.cat([self.text(ids, None, kind) for ids, kind in rows])
 
     def decode(self, features: Tree, marks: Marks) -> Decoded:
         """Features of B windows and Q queries -> logits [Q, 1, D, H, W]."""

@@ -56,8 +56,8 @@ class UniversalNet(PromptNet):
         return {"a": self.pool(pooled)[:, :, 0, 0, 0], "h": self.reduce(F.relu(self.reduce_norm(full)))}
 
     def words(self, tokens: Tree) -> Tensor:
-        """{"class": int64 [Q]} -> projected text embeddings t [Q, A]."""
-        return F.relu(self.project(self.organ_embedding[tokens["class"]]))
+        """{"class": int64 [Q]} -> projected text embeddings t [Q, A], one by one: no bit depends on the company."""
+        return torch.stack([F.relu(self.project(row)) for row in self.organ_embedding[tokens["class"]]])
 
     def generated(self, a: Tensor, t: Tensor) -> Tensor:
         """Global feature [A] and text [A] -> parameters [153] of one class."""
