@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from segwise import assemble
 from segwise.annotate import annotate
 from segwise.asked import marks_of
 from segwise.errors import FileError, PromptError
@@ -79,3 +80,41 @@ def test_a_session_of_another_scan_is_refused(scan, tmp_path):
     nib.save(nib.Nifti1Image(np.zeros(SHAPE, dtype=np.float32), np.eye(4)), other)
     with pytest.raises(FileError, match="another scan"):
         annotate(tmp_path / "kept.json", other, modality="CT")
+
+
+def test_a_mask_never_replaces_its_scan(scan, tmp_path):
+    before = scan.read_bytes()
+    for out, message in ((scan, "is the scan itself"), (tmp_path / "no" / "m.nii.gz", "is not a folder")):
+        with pytest.raises(FileError, match=message):
+            annotate(tmp_path / "kept.json", scan, model="box-fill", boxes=("1,1,1,4,4,4",), modality="CT", out=out)
+    assert scan.read_bytes() == before and not (tmp_path / "kept.json").exists()
+
+
+def test_masks_are_had_without_the_model_and_other_weights_are_named(scan, tmp_path, monkeypatch):
+    kept, out = tmp_path / "kept.json", tmp_path / "mask.nii.gz"
+    annotate(kept, scan, model="box-fill", target="liver", boxes=("1,1,1,4,4,4",), modality="CT")
+    annotate(kept, scan, target="cyst", boxes=("5,5,5,8,8,8",), modality="CT")
+    annotate(kept, scan, deed="accept", target="liver", modality="CT")
+    built = assemble.segmenter
+
+    def other_weights(model):
+        segmenter = built(model)
+        segmenter.digest = "newer"
+        return segmenter
+
+    monkeypatch.setattr(assemble, "segmenter", other_weights)
+    shown = annotate(kept, scan, modality="CT", out=out)
+    assert shown.targets["liver"]["voxels"] == 27 and int((nib.load(out).get_fdata() == 2).sum()) == 27
+    with pytest.raises(FileError, match=r"other weights.*\(-m\)"):
+        annotate(kept, scan, modality="CT", target="cyst", boxes=("6,6,6,9,9,9",))
+    again = annotate(kept, scan, model="box-fill", modality="CT", target="cyst", boxes=("6,6,6,9,9,9",))
+    assert again.did == "switched to box-fill; asked about cyst" and again.targets["liver"]["accepted"]
+
+
+def test_marks_that_cannot_be_taken_switch_nothing(scan, tmp_path):
+    kept = tmp_path / "kept.json"
+    annotate(kept, scan, model="box-fill", boxes=("1,1,1,4,4,4",), modality="CT")
+    before = kept.read_bytes()
+    with pytest.raises(PromptError, match="does not take text"):
+        annotate(kept, scan, model="threshold", text="liver", modality="CT")
+    assert kept.read_bytes() == before

@@ -254,7 +254,9 @@ def test_a_session_is_reopened_as_it_was(volume, tmp_path):
     session.undo("liver")
     session.accept("spleen")
     model = Counting(assemble.segmenter("stateful"))
-    again = Session.reopen(path, model, volume, store=FeatureStore())
+    copy = tmp_path / "copy.json"  # two sessions on one file are refused
+    copy.write_bytes(path.read_bytes())
+    again = Session.reopen(copy, model, volume, store=FeatureStore())
     assert [r.prompts for r in again.rounds] == [r.prompts for r in session.rounds]
     assert again.accepted == ("spleen",) and again.model == "stateful"
     for name, found in session.masks().items():
@@ -323,3 +325,34 @@ def test_a_packed_mask_that_lies_is_refused():
     held = Packed.of(np.ones((2, 3, 4), dtype=bool)).to_json()
     with pytest.raises(ValueError, match="does not lie"):
         Packed.from_json({**held, "high": [2, 3, 5]})
+
+
+def test_two_programs_on_one_file_do_not_undo_each_other(volume, tmp_path):
+    path = tmp_path / "kept.json"
+    _clicked(volume, 1, autosave=path)
+    first, second = (
+        Session.reopen(path, assemble.segmenter("stateful"), volume, store=FeatureStore()) for _ in range(2)
+    )
+    box = _box(volume, (2, 5, 1), (5, 8, 4))
+    first.say({"spleen": box})
+    with pytest.raises(FileError, match="changed by another program"):
+        second.say({"cyst": box})
+    again = Session.reopen(path, assemble.segmenter("stateful"), volume, store=FeatureStore())
+    assert "spleen" in again.names and "cyst" not in again.names
+    assert not list(tmp_path.glob(".*"))
+    with pytest.raises(FileError, match="is there already"):
+        Session(assemble.segmenter("stateful"), volume, store=FeatureStore(), autosave=path)
+
+
+def test_what_is_accepted_is_not_said_to_the_next_model(volume, tmp_path):
+    path = tmp_path / "kept.json"
+    session, _ = _clicked(volume, 2, autosave=path)
+    session.say({"spleen": _box(volume, (2, 5, 1), (5, 8, 4))})
+    session.accept("liver")
+    accepted = session.masks()["liver"].array
+    session.switch(assemble.segmenter("box-fill"), model="box-fill")  # takes no clicks
+    assert np.array_equal(session.masks()["liver"].array, accepted) and session.masks()["spleen"].array.sum() == 27
+    changed = Session.reopen(path, assemble.segmenter("stateful"), volume, store=FeatureStore(), model="stateful")
+    assert changed.model == "stateful" and np.array_equal(changed.masks()["liver"].array, accepted)
+    changed.resume("liver")
+    assert changed.accepted == () and np.array_equal(changed.masks()["liver"].array, accepted)

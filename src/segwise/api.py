@@ -30,7 +30,6 @@ from segwise.evaluate.compare import Preview, preview, score
 from segwise.evaluate.compare import named_plan as read_plan
 from segwise.evaluate.compare import plan_of as compare_plan
 from segwise.geometry import Volume
-from segwise.io.writing import ENDINGS
 from segwise.records.run import Run
 from segwise.session import Session
 from segwise.store import FeatureStore
@@ -198,7 +197,7 @@ def segment(
         NoSuchStructure: a text that the model does not know.
         FileError: the scan cannot be read, or the mask not written, or it would replace the scan.
     """
-    _must_be_writable(Path(out), Path(image))
+    io.must_be_free(Path(out), Path(image))
     info = assemble.model_info(model)
     built = assemble.build(model)
     scan = io.read(image, modality=modality, **reading)
@@ -243,16 +242,6 @@ def _doubts(info: assemble.ModelInfo, volume: Volume, voxels: Mapping[str, int])
         shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         found.append(f"nothing was found of {len(empty)} of {len(voxels)} targets: {shown}")
     return found
-
-
-def _must_be_writable(out: Path, image: Path) -> None:
-    """Say before the work what would stop it after; a scan is never replaced by its own mask."""
-    if not out.name.lower().endswith(ENDINGS):
-        raise FileError(f"{out.name}: expected a name ending in {', '.join(ENDINGS)}")
-    if not out.parent.is_dir():
-        raise FileError(f"{out.parent} is not a folder; make it first, or give another place for the mask")
-    if out.exists() and image.exists() and out.samefile(image):
-        raise FileError(f"{out}: is the scan itself, which the mask would replace; give another name with -o")
 
 
 def _write_rows(rows: Iterable[Mapping[str, Any]], format: str, stream: TextIO) -> None:

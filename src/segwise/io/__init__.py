@@ -5,7 +5,7 @@ from segwise.io.limits import Limits
 from segwise.io.reading import peek, read, read_labels
 from segwise.io.scan import Finding, Header, LabelMap, Peek, Scan
 from segwise.io.values import guess_modality
-from segwise.io.writing import write_mask
+from segwise.io.writing import must_be_free, write_mask
 
 __all__ = [
     "Finding",
@@ -17,6 +17,7 @@ __all__ = [
     "Scan",
     "guess_modality",
     "inspect",
+    "must_be_free",
     "peek",
     "read",
     "read_labels",

@@ -27,6 +27,26 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 _SCANNER, _ALIGNED = 1, 2  # NIfTI codes of a place: the scanner's, or aligned to something else
 
 
+def must_be_free(out: Path, image: Path) -> None:
+    """Nothing where a mask can be written; said before the work that it would cost.
+
+    Args:
+        out: where the mask would go.
+        image: the scan; it is never replaced by its own mask.
+
+    Raises:
+        FileError: an unknown ending, no such folder, or the place of the scan itself.
+    """
+    if not out.name.lower().endswith(ENDINGS):
+        raise FileError(f"{out.name}: expected a name ending in {', '.join(ENDINGS)}")
+    if not out.parent.is_dir():
+        raise FileError(f"{out.parent} is not a folder; make it first, or give another place for the mask")
+    if out.is_dir():
+        raise FileError(f"{out} is a folder; give the name of a file for the mask")
+    if out.exists() and image.exists() and out.samefile(image):
+        raise FileError(f"{out}: is the scan itself, which the mask would replace; give another name with -o")
+
+
 def write_mask(
     path: str | PathLike[str], mask: Array, header: Header, *, names: Mapping[int, str] | None = None
 ) -> Path:

@@ -10,8 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,19 @@ class Saved:
     masks: Mapping[str, Packed] = field(default_factory=dict)
 
 
-def write(path: Path, saved: Saved) -> None:
+def write(path: Path, saved: Saved, *, after: str | None = None) -> str:
     """The file, whole or as it was before.
 
+    Args:
+        path: of the file.
+        saved: what it holds from now on.
+        after: what `stamp` said of the file that this one goes on from; "" where there was none, None to replace any.
+
+    Returns:
+        The new file's stamp.
+
     Raises:
-        FileError: the folder cannot be written.
+        FileError: the folder cannot be written, or another program has written the file since.
     """
     held = {
         "segwise_session": VERSION,
@@ -67,7 +76,8 @@ def write(path: Path, saved: Saved) -> None:
         "accepted": list(saved.accepted),
         "masks": {name: packed.to_json() for name, packed in saved.masks.items()},
     }
-    text = json.dumps({"sum": _sum(held), **held})
+    stamped = _sum(held)
+    text = json.dumps({"sum": stamped, **held})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -76,7 +86,13 @@ def write(path: Path, saved: Saved) -> None:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(name).replace(path)
+            with _alone(path.parent):
+                if after is not None and stamp(path) != after:
+                    raise FileError(
+                        f"{path} was changed by another program since this session read it, and is left as that "
+                        "program wrote it; open it again and repeat the last step, or work in another file"
+                    )
+                Path(name).replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 Path(name).unlink()
@@ -85,6 +101,35 @@ def write(path: Path, saved: Saved) -> None:
         raise FileError(
             f"the session cannot be kept in {path}: {error.strerror or error}; choose another file"
         ) from error
+    return stamped
+
+
+def stamp(path: Path) -> str:
+    """What tells one state of a session file from another: its checksum; "" if it is not there."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            head = stream.read(len('{"sum": ""}') + 32)
+    except FileNotFoundError:
+        return ""
+    found = re.match(r'\{"sum": "([0-9a-f]{32})"', head)
+    return found[1] if found else "of another make"
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else of us writes a session in a folder meanwhile, where the system can see to it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a network folder without locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def read(path: Path) -> Saved:

@@ -49,7 +49,10 @@ class Session:
         store: where features are kept, by content.
         seed: with target and prompt it decides the seed of each ask.
         model: the model's name for the file.
-        autosave: a file that holds the session after every change; None keeps none.
+        autosave: a file that holds the session after every change, which must not be there yet; None keeps none.
+
+    Raises:
+        FileError: the file of `autosave` is there already.
     """
 
     def __init__(
@@ -74,27 +77,45 @@ class Session:
         self._accepted: tuple[str, ...] = ()
         self._masks: dict[str, Packed] = {}
         self._file = autosave
+        self._stamp = ""  # of the file as this session last read or wrote it
+        if autosave is not None and file.stamp(autosave):
+            raise FileError(f"{autosave} is there already; reopen that session, or choose another file")
 
     @classmethod
-    def reopen(cls, path: Path, segmenter: Segmenter, volume: Volume, *, store: Store) -> Session:
+    def reopen(
+        cls, path: Path, segmenter: Segmenter, volume: Volume, *, store: Store, model: str | None = None
+    ) -> Session:
         """The session that a file keeps, going on in the same file. Nothing is asked again until it is needed.
 
+        Args:
+            path: of the file.
+            segmenter: the model that the file names, with the same weights; any other if `model` is given.
+            volume: the scan that the session was made on.
+            store: where features are kept.
+            model: the segmenter's name. If it is another model than the file's, or has other weights, it is switched
+                to: all that is not accepted is said to it again.
+
         Raises:
-            FileError: the file is damaged, or was made on another scan or with another model (open it with that one,
-                then `switch`).
+            FileError: the file is damaged, or was made on another scan, or with another model and `model` is None.
+            PromptError, NoSuchStructure: the other model cannot use what was said. The file stays as it was.
         """
+        before = file.stamp(path)
         saved = file.read(path)
         if (saved.volume, saved.grid) != (volume.digest, volume.grid.digest):
             raise FileError(f"{path} was made on another scan than this one; open it with the scan that it was made on")
-        if saved.segmenter != segmenter.digest:
+        if saved.segmenter != segmenter.digest and model is None:
             named = f' "{saved.model}"' if saved.model else ""
             raise FileError(
-                f"{path} was made with another model{named} or other weights; open it with these, then switch the model"
+                f"{path} was made with another model{named}, other weights or another version of them; open it with "
+                "these, or name the model (-m) to say everything to it again, in which accepted masks stay"
             )
-        session = cls(segmenter, volume, store=store, seed=saved.seed, model=saved.model, autosave=path)
+        session = cls(segmenter, volume, store=store, seed=saved.seed, model=saved.model)
+        session._file, session._stamp = path, before
         session._rounds = tuple(Round(dict(spoken)) for spoken in saved.rounds)
         session._undone, session._accepted = tuple(saved.undone), tuple(saved.accepted)
         session._masks = dict(saved.masks)
+        if model is not None and (saved.model, saved.segmenter) != (model, segmenter.digest):
+            session.switch(segmenter, model=model)
         return session
 
     @property
@@ -194,12 +215,15 @@ class Session:
         """An accepted target is open again.
 
         Raises:
-            PromptError: it is not accepted.
+            PromptError: it is not accepted, or the model cannot use what was said about it. It stays accepted.
+            NoSuchStructure: as above.
         """
         if name not in self._accepted:
             raise PromptError(f'"{name}" is not accepted; accepted are {", ".join(self._accepted) or "none"}')
+        latest = self.latest(name)
+        if latest is not None:  # the accepted mask may be another model's
+            self._masks[name] = Packed.of(latest.mask(self.volume.grid))
         self._accepted = tuple(n for n in self._accepted if n != name)
-        self._masks.pop(name, None)  # it may be another model's
         self._keep()
 
     def replay(self, segmenter: Segmenter, *, model: str = "") -> Session:
@@ -214,13 +238,19 @@ class Session:
         return session
 
     def switch(self, segmenter: Segmenter, *, model: str = "") -> None:
-        """Another model from now on: all rounds are said to it; accepted masks and what redo knows stay.
+        """Another model from now on: what is not accepted is said to it; accepted masks and what redo knows stay.
 
         Raises:
             PromptError, NoSuchStructure: the other model cannot use what was said. The session stays as it was.
         """
-        other = self.replay(segmenter, model=model)
-        self._segmenter, self._state, self._rounds = segmenter, other._state, other._rounds
+        other = Session(segmenter, self.volume, store=self._store, seed=self.seed, model=model)
+        rounds = []
+        for spoken in self._rounds:
+            open_ = {name: prompt for name, prompt in spoken.prompts.items() if name not in self._accepted}
+            rounds.append(Round(spoken.prompts, other.say(open_) if open_ else {}))
+        self._segmenter, self._state, self._rounds = segmenter, other._state, tuple(rounds)
+        for name in self.names:
+            self._forget(name)
         self._masks = {name: packed for name, packed in self._masks.items() if name in self._accepted}
         self.model = model
         self._keep()
@@ -235,7 +265,13 @@ class Session:
         Raises:
             FileError: it cannot be written.
         """
-        saved = file.Saved(
+        if path == self._file:
+            self._keep()
+        else:
+            file.write(path, self._saved())
+
+    def _saved(self) -> file.Saved:
+        return file.Saved(
             self.volume.digest,
             self.volume.grid.digest,
             self.model,
@@ -246,7 +282,6 @@ class Session:
             self._accepted,
             {name: self._packed(name) for name in self.names},
         )
-        file.write(path, saved)
 
     def _said(self, prompts: Mapping[str, Prompt]) -> dict[str, Prediction]:
         asks = [self._ask(name, prompt) for name, prompt in prompts.items()]
@@ -297,7 +332,7 @@ class Session:
 
     def _keep(self) -> None:
         if self._file is not None:
-            self.save(self._file)
+            self._stamp = file.write(self._file, self._saved(), after=self._stamp)
 
 
 def _less(held: Mapping[str, _T], name: str) -> dict[str, _T]:
