@@ -1,0 +1,150 @@
+"""Shipped plans: each names members and arguments that exist; the survey's own run on trees of their layouts."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dataset_trees as trees
+import small_checkpoints
+from segwise import anatomy, assemble, catalog, spec
+from segwise.cli import app as program
+from segwise.datasets.btcv import LABELS
+from segwise.evaluate import compare
+from segwise.records.run import Run
+
+SHAPE = (8, 24, 26)
+
+
+@pytest.mark.parametrize("name", catalog.names("plans"))
+def test_a_shipped_plan_names_what_there_is(name):
+    plan = compare.named_plan(name)
+    assert plan.question.endswith("?")
+    for model in (*plan.models, *(pair.model for pair in plan.pairs)):
+        assemble.model_info(model)
+    for prompter in (*plan.prompters, *(pair.prompter for pair in plan.pairs)):
+        assemble.prompter_info(prompter)
+    for metric in plan.metrics:
+        assemble.metric_info(metric)
+    assert all(anatomy.resolve(target).known for target in plan.targets)
+
+
+def test_the_first_experiment_asks_for_every_organ_of_btcv():
+    assert compare.named_plan("zero_shot_btcv").targets == LABELS
+
+
+def _image(labels: np.ndarray) -> np.ndarray:
+    noise = np.random.default_rng(7).normal(-20, 15, SHAPE)
+    return (noise + 25 * labels).astype(np.int16)
+
+
+def _blobs(*values: int) -> np.ndarray:
+    """A block a value, side by side; none touches another."""
+    found = np.zeros(SHAPE, dtype=np.uint8)
+    for value in values:
+        row, column = divmod(value - 1, 4)
+        found[2:6, 1 + 6 * row : 5 + 6 * row, 1 + 6 * column : 6 + 6 * column] = value
+    return found
+
+
+def _btcv(root: Path, *values: int) -> Path:
+    labels = _blobs(*values)
+    trees.save(root / "RawData" / "Training" / "img" / "img0001.nii.gz", _image(labels))
+    trees.save(root / "RawData" / "Training" / "label" / "label0001.nii.gz", labels)
+    return root
+
+
+def _pancreas(root: Path, *values: int) -> Path:
+    """Task07 with a tumour; as published, background is label 0 and the tumour is called cancer."""
+    home, labels = root / "Task07_Pancreas", _blobs(*values)
+    trees.save(home / "imagesTr" / "pancreas_001.nii.gz", _image(labels))
+    trees.save(home / "labelsTr" / "pancreas_001.nii.gz", labels)
+    what = {
+        "name": "Pancreas",
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", "1": "pancreas", "2": "cancer"},
+        "training": [{"image": "./imagesTr/pancreas_001.nii.gz", "label": "./labelsTr/pancreas_001.nii.gz"}],
+    }
+    (home / "dataset.json").write_text(json.dumps(what))
+    return root
+
+
+def _small(name: str, folder: Path, **fields: Any) -> Path:
+    """A shipped plan as a file, its models with the checkpoints of their fixtures."""
+    content = tomllib.loads(catalog.plan_path(name).read_text(encoding="utf-8")) | fields
+    content["models"] = [_reduced(model) for model in content["models"]]
+    pairs = [{"model": _reduced(p["model"]), "prompter": p["prompter"]} for p in content.pop("pairs", [])]
+    lines = [f"{key} = {json.dumps(value)}" for key, value in content.items()]
+    for pair in pairs:
+        lines += ["[[pairs]]", *(f"{key} = {json.dumps(value)}" for key, value in pair.items())]
+    path = folder / f"{name}.toml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _reduced(model: str | dict[str, Any]) -> str:
+    said = {"name": model} if isinstance(model, str) else dict(model)
+    base = spec.parse(said.pop("name"))
+    found = small_checkpoints.spec_of(base.name, **base.args, **said)
+    if found is None:
+        pytest.skip(small_checkpoints.why_not(base.name))
+    return found
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, plan: Path, data: Path, out: Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["segwise", "run", str(plan), "--data", str(data), "-o", str(out)])
+    try:
+        program.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_the_first_experiment_runs_by_one_command(tmp_path, monkeypatch):
+    """Organs that a scan lacks are said to be absent, and every arm answers for every other one."""
+    there = (1, 2, 3, 6, 8, 11)
+    data = _btcv(tmp_path / "data", *there)
+    assert _run(monkeypatch, _small("zero_shot_btcv", tmp_path), data, tmp_path / "run") == 0
+    records = Run.read(tmp_path / "run").records()
+    assert {(r.target, r.status) for r in records} == {
+        (name, "done" if value in there else "skipped") for value, name in enumerate(LABELS, 1)
+    }
+    assert {r.reason for r in records if r.status == "skipped"} == {"the reference is empty: nothing to prompt"}
+    arms = {(r.model.split("(")[0], r.prompter.split("(")[0], r.resolved["lift"]) for r in records}
+    assert arms == {
+        ("sam", "box2d", "slices"),
+        ("sam2", "box2d", "slices"),
+        ("sam", "middle-box", "propagate"),
+        ("sam2", "middle-box", "memory"),
+    }
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "unknown weights" in page and "not ranked" in page
+
+
+def test_the_third_experiment_runs_by_one_command(tmp_path, monkeypatch):
+    """The tumour label of MSD, from points and from boxes; three draws where there is something to draw."""
+    data = _pancreas(tmp_path / "data", 1, 2)
+    assert _run(monkeypatch, _small("prompt_sensitivity_msd_pancreas", tmp_path), data, tmp_path / "run") == 0
+    records = Run.read(tmp_path / "run").records()
+    assert {r.target for r in records} == {"pancreas tumor"} and {r.status for r in records} == {"done"}
+    seeds = {
+        prompter: {r.seed for r in records if r.prompter == prompter} for prompter in {r.prompter for r in records}
+    }
+    assert seeds["points(n=1)"] == seeds["points(n=3)"] == {0, 1, 2}
+    assert seeds["center-point"] == seeds["box2d"] == {0}
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_tumour_that_no_case_has_is_named_before_anything_runs(tmp_path, monkeypatch, capsys):
+    """An MSD tree of another task has no tumour of the pancreas."""
+    assert (
+        _run(monkeypatch, Path("prompt_sensitivity_msd_pancreas"), trees.msd(tmp_path / "data"), tmp_path / "run") == 2
+    )
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no case has pancreatic tumor" in said and "liver tumor" in said
