@@ -147,12 +147,18 @@ def network(file: Checkpoint, *, what: str, side: int, candidates: Candidates = 
         candidates, video: as `Sam2Net`.
 
     Raises:
-        WeightsError: the file is of another model.
+        WeightsError: the file is of another model; or of sizes with which no object can be followed (video).
     """
     if sam2_sizes.MARK not in file.shapes:
         raise WeightsError(f"these weights are not {what}'s: no {sam2_sizes.MARK}; expected a published file of {what}")
     net = sam2_sizes.sam2_of(file.shapes, file.config, side=side, candidates=candidates, video=video)
     fill(net, file.tensors, what=what)
+    width = net.no_obj_ptr.shape[1]
+    if video and width % net.keys:
+        raise WeightsError(
+            f"lift=memory cannot use these weights: {what} cuts an object's pointer of width {width} into tokens of "
+            f"width {net.keys}, and it does not divide; expected a published size (256 and 64)"
+        )
     return net
 
 
