@@ -17,6 +17,7 @@ from segwise.lifts.memory import Memory
 from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
+from segwise.lifts.sorted_memory import SortedMemory
 from segwise.models import medsam2, sam2
 from segwise.models._sam2 import Sam2Frame
 from segwise.nets.contract import Decoded, MemoryNet
@@ -103,7 +104,7 @@ def test_the_cards_are_read_from_the_source():
     assert {file.variant for file in member.card.weights} >= {"tiny-2.1", "large-2.1", "small-2.0"}
     assert member.arguments(parse("sam2(size=large,version=2.0,lift=memory)"))["stop"] == "end"
     with pytest.raises(SpecError):
-        member.arguments(parse("sam2(lift=sorted-memory)"))
+        member.arguments(parse("sam2(lift=sorted)"))
     assert catalog.member("models", "medsam2").arguments(parse("medsam2"))["fresh"] is True
 
 
@@ -127,9 +128,10 @@ def test_missing_or_other_weights_say_what_to_type(monkeypatch, tmp_path):
 def test_every_lift_is_made(fixture):
     made = {
         lift: sam2.load(checkpoint=str(fixture.folder), lift=lift)
-        for lift in ("memory", "slices", "propagate", "orthogonal")
+        for lift in ("memory", "slices", "propagate", "orthogonal", "sorted-memory")
     }
-    assert [type(made[lift]) for lift in made] == [Memory, Slices, Propagate, Orthogonal]
+    assert [type(made[lift]) for lift in made] == [Memory, Slices, Propagate, Orthogonal, SortedMemory]
+    assert not made["sorted-memory"].parts.net.tuned
     assert made["memory"].parts.net.video and not made["slices"].parts.net.video
     assert made["memory"].frame.resizing == "video" and made["slices"].frame.resizing == "image"
     assert made["memory"].parts.weights.startswith("unknown:")
@@ -237,6 +239,14 @@ def test_the_other_lifts_answer(medicals, lift):
     volume, box = short(medicals)
     (found,) = answered(model, volume, box)
     assert np.isfinite(found.logits).all()
+
+
+def test_the_sorted_bank_answers_without_being_trained_for_it(fixture, volume):
+    model = sam2.load(checkpoint=str(fixture.folder), lift="sorted-memory")
+    click = Prompt((clicks(volume.grid, [(1, 20, 30)], [True]),))
+    (first,) = answered(model, volume, click)
+    (later,) = answered(model, volume, click.also(clicks(volume.grid, [(3, 20, 30)], [True])), previous=first)
+    assert np.isfinite(later.logits).all() and "sorted-memory" in first.carry
 
 
 def test_prompts_that_say_nothing_are_refused(medicals):

@@ -6,6 +6,7 @@ of its authors (facebookresearch/sam2). SAM 2 knows 8-bit pictures only: CT and 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,9 +16,11 @@ from segwise.lifts.memory import Memory
 from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
+from segwise.lifts.sorted_memory import SortedMemory
 from segwise.models._sam2 import Sam2Frame, measured, network
 from segwise.nets import flops, sam2_sizes
 from segwise.nets.sam2 import Candidates
+from segwise.nets.sorted_sam2 import SortedSam2
 from segwise.segmenter import Learned, Parts
 from segwise.weights import opened
 
@@ -133,7 +136,8 @@ CARD = ModelCard(
         "float32 throughout but for memories, kept in bfloat16 as in the original; its users often run all of it in "
         "bfloat16",
         "a slice with only negative points is not asked unless a round before answered on it",
-        "lift=propagate and lift=orthogonal are Segwise's",
+        "lift=propagate and lift=orthogonal are Segwise's; lift=sorted-memory is Medical SAM 2's rule on weights that "
+        "were not trained for it: memories without their place in time, and no object pointers",
     ),
     seconds_hint=120.0,
 )
@@ -146,7 +150,7 @@ def load(
     size: Literal["tiny", "small", "base-plus", "large"] = "tiny",
     version: Literal["2.1", "2.0"] = "2.1",
     checkpoint: str | None = None,
-    lift: Literal["memory", "slices", "propagate", "orthogonal"] = "memory",
+    lift: Literal["memory", "slices", "propagate", "orthogonal", "sorted-memory"] = "memory",
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
     candidates: Literal["best", "one", "three"] = "best",
     carry: bool = True,
@@ -166,10 +170,11 @@ def load(
             config.json beside it (the original's configuration of the model) what no key tells.
         lift: "memory" follows a target through the volume as the video predictor does; "slices" answers on every slice
             that a mark lies on, as the image predictor does; "propagate" goes on from the marked slices by boxes;
-            "orthogonal" fuses the answers on slices of three planes.
+            "orthogonal" fuses the answers on slices of three planes; "sorted-memory" is Medical SAM 2's bank, of the
+            four likest slices, on these weights.
         plane: of the slices; not with lift=orthogonal.
         candidates: "best" one mask a slice; "one" that of a clear prompt always; "three" candidates always, to choose
-            from (not with lift=memory, which is always "best").
+            from (not with the two memories, which are always "best").
         carry: give the logits of a round back as the mask prompt of the next one.
         stop: what ends a prompt without a thick box: with lift=memory the "end" of the volume; with lift=propagate
             "end" stands for "area".
@@ -183,20 +188,22 @@ def load(
     """
     file = opened("sam2", CARD, checkpoint=checkpoint, variant=f"{size}-{version}")
     video = lift == "memory"
-    answers: Candidates = "best" if video else candidates
+    answers: Candidates = "best" if video or lift == "sorted-memory" else candidates
     net = network(file, what="SAM 2", side=sam2_sizes.SIDE, candidates=answers, video=video)
     frame = Sam2Frame(
         plane=plane,
         shift=shift,
         window_hu=(level - width / 2, level + width / 2),
         size=net.sam_prompt_encoder.size[0],
-        resizing="video" if video else "image",
+        resizing="video" if lift in ("memory", "sorted-memory") else "image",
         margin=margin,
         carries=carry,
     )
     parts = Parts(net, frame, None, file.digest)
     if lift == "memory":
         return Memory(parts, stop=stop, fresh=fresh)
+    if lift == "sorted-memory":
+        return SortedMemory(replace(parts, net=SortedSam2(net, tuned=False)), carry=carry)
     if lift == "propagate":
         return Propagate(parts, stop="area" if stop == "end" else stop)
     return Orthogonal(parts) if lift == "orthogonal" else Slices(parts)
