@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -297,7 +298,7 @@ def test_an_empty_scan_is_prepared(words):
     assert seen.grid.shape == grid.shape and not seen.array.any()
 
 
-def probe(words, patch=(64, 64, 16)) -> Spoken:
+def probe(words, patch=(96, 96, 24)) -> Spoken:
     return probed(Spoken(Parts(None, frame(words, patch), None, "probe"), _tiling(patch)), 1.0)
 
 
@@ -352,6 +353,8 @@ def test_its_errors(net, folder, tmp_path):
         load(tokenizer=str(tmp_path))
     with pytest.raises(WeightsError, match=r"checkpoint.pth is not a text encoder of SAT"):
         load(text=str(folder / "checkpoint.pth"))
+    with pytest.raises(WeightsError, match=r"expected the text encoder, or sat\(text=FILE\)"):
+        load(checkpoint=str(shutil.copy(folder / "checkpoint.pth", tmp_path)))
     with pytest.raises(WeightsError, match=r"text_encoder.pth is not a vision file of SAT with a U-Net"):
         load(checkpoint=str(folder / "text_encoder.pth"))
     (tmp_path / "vocab.txt").write_text("\n".join([*VOCABULARY, "pancreas"]))

@@ -183,7 +183,7 @@ def test_what_it_does_not_know_is_said():
 def test_the_image_lies_where_it_lies(axes):
     where = probes.grid(axes)
     volume, mask = probes.scene(where)
-    assert probes.off_voxels(say(probe(), volume, "liver")[0].mask(where), mask) <= 1
+    assert probes.off_voxels(say(probe(patch=64), volume, "liver")[0].mask(where), mask) <= 1
 
 
 @pytest.mark.parametrize(("spacing", "slant"), [((0.9, 1.1, 5.0), 0.0), ((2.0, 2.5, 4.0), 12.0)])

@@ -197,8 +197,14 @@ def load(
     """
     vision, words_file = f"sat/{variant}.pth", f"sat/{variant}_text_encoder.pth"
     seeing = weights.opened("sat", CARD, checkpoint=checkpoint, variant=variant, file=vision)
-    beside = str(seeing.path.with_name("text_encoder.pth")) if checkpoint is not None else None
-    reading = weights.opened("sat", CARD, checkpoint=text or beside, variant=variant, file=words_file)
+    if checkpoint is not None and text is None:
+        beside = seeing.path.with_name("text_encoder.pth")
+        if not beside.is_file():
+            raise WeightsError(
+                f"{beside} is not there; expected the text encoder, or sat(text=FILE) to say where it is"
+            )
+        text = str(beside)
+    reading = weights.opened("sat", CARD, checkpoint=text, variant=variant, file=words_file)
     words = texts.Words(Path(tokenizer).expanduser() if tokenizer else reading.path.parent)
     net = _net(seeing, reading)
     known = net.text.lm.get_submodule("embeddings.word_embeddings").get_parameter("weight").shape[0]
