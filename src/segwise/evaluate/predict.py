@@ -23,7 +23,7 @@ import numpy as np
 from segwise import assemble
 from segwise.assemble import Built
 from segwise.case import Case, Target
-from segwise.errors import NoSuchStructure, RunError, SegwiseError
+from segwise.errors import NoSuchStructure, PromptError, RunError, SegwiseError
 from segwise.evaluate import cost, inventory, references
 from segwise.evaluate.cost import timed
 from segwise.evaluate.ledger import Key, Ledger
@@ -225,7 +225,7 @@ class _Play:
         try:
             predictions, seconds = self._timed_say(session, {name: prompt})
             return _Answer(predictions[name], seconds)
-        except NoSuchStructure as error:
+        except (NoSuchStructure, PromptError) as error:  # it refuses; what breaks is a failure
             return _Answer(None, none, "skipped", str(error))
         except SegwiseError as error:
             return _Answer(None, none, "failed", str(error), traceback.format_exc())
