@@ -35,6 +35,7 @@ def outcome(
     weights: str = "4f2a91c0ffee",
     dataset: str = "mine",
     card: dict[str, object] | None = None,
+    resolved: dict[str, object] | None = None,
 ) -> Run:
     """Records and scores of one target, a round a value of `dsc`."""
     task = Task(
@@ -76,6 +77,7 @@ def outcome(
                 if status == "done"
                 else {},
                 peak_bytes=1_200_000_000,
+                resolved=resolved or {},
                 provenance=provenance,
             )
         )
@@ -140,3 +142,13 @@ def crop(*, shape: tuple[int, int] = (60, 80)) -> dict[str, np.ndarray]:
         found |= {f"image{i}": (60 + 90 * reference + noise).astype(np.uint8), f"reference{i}": reference}
         found |= {f"prediction{i}": prediction, f"spacing{i}": np.array([2.0 if i else 1.0, 1.0])}
     return found
+
+
+def profile(areas: list[int], *, first: int = 3) -> dict[str, np.ndarray]:
+    """Slices of a reference of 40, 80, 80, 40 voxels from `first` on, and of a prediction inside or around it."""
+    reference = np.array([40, 80, 80, 40] + [0] * (len(areas) - 4))
+    own = np.array(areas)
+    return {
+        "slices": np.stack([reference, own, np.minimum(reference, own)]),
+        "slices_at": np.array([first, 2.5, 4.0]),
+    }

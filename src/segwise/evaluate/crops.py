@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from segwise.evaluate import profiles
 from segwise.geometry import Array, Volume, bounds
 from segwise.records import durable
 from segwise.records.run import Run
@@ -27,7 +28,7 @@ def name_of(task: str, target: str, number: int) -> str:
 
 def write(run: Run, record: Record, volume: Volume, reference: Array, prediction: Array) -> None:
     """Store three planes through the target: image0..2 uint8 [H, W], reference0..2 and prediction0..2 bool [H, W],
-    spacing0..2 (row, column) mm, and `meta`, JSON.
+    spacing0..2 (row, column) mm, `slices` and `slices_at` (`profiles.profile`), and `meta`, JSON.
 
     The planes are those of the array's axes d, h, w through the slice with most reference (or prediction).
 
@@ -43,8 +44,9 @@ def write(run: Run, record: Record, volume: Volume, reference: Array, prediction
     index = [int(shown.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3)]
     meta = {"task": record.task, "target": record.target, "round": record.round, "mask": record.mask}
     meta |= {"low": low, "high": high, "index": [a + i for a, i in zip(low, index, strict=True)]}
+    counted = profiles.profile(record, volume.grid, reference, prediction)
     for side in SIDES:
-        planes: dict[str, Any] = {"meta": np.array(json.dumps(meta))}
+        planes: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **counted}
         for axis in range(3):
             planes |= _plane(image, masks, axis, index[axis], volume.grid.spacing_mm, side)
         file = io.BytesIO()

@@ -21,6 +21,7 @@ from segwise.report.markup import e
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
 _DOTS = 150
+_TOWARDS = {"axial": "towards the head", "coronal": "towards the back", "sagittal": "towards the left"}
 _INK, _LINE, _PAPER = "#010203", "#040506", "#070809"  # stand for the page's own colours
 _STYLE = {
     "svg.fonttype": "none",
@@ -165,6 +166,38 @@ def costs(arms: Sequence[Series], *, measure: str, front: Sequence[int]) -> str:
         axes.set_ylabel(f"mean {measure}")
         _legend(axes)
         return _svg(figure, "costs", f"{measure} against seconds a target")
+
+
+def slices(
+    reference: Sequence[float], areas: Sequence[Series], scores: Sequence[Series], *, plane: str, name: str
+) -> str:
+    """Area (y of `areas`, cm²) and DSC (y of `scores`) of each slice (x), over the reference's areas as a grey band."""
+    with plt.rc_context(_STYLE):
+        figure, (above, below) = plt.subplots(2, sharex=True, figsize=(8.6, 4.6), height_ratios=(3, 2))
+        x = areas[0].x
+        above.fill_between(x, reference, step="mid", color=_LINE, alpha=0.35, linewidth=0)
+        inside = [area > 0 for area in reference]
+        below.fill_between(x, [1.0] * len(x), where=inside, step="mid", color=_LINE, alpha=0.18, linewidth=0)
+        for axes, lines in ((above, areas), (below, scores)):
+            for arm in lines:
+                axes.plot(
+                    arm.x,
+                    arm.y,
+                    _marker(arm) + "-",
+                    color=colour(arm.index),
+                    linewidth=1.8,
+                    markersize=4,
+                    label=arm.label,
+                )
+            axes.grid(visible=True, alpha=0.5)
+        above.set_ylim(bottom=0)
+        above.set_ylabel("area, cm²")
+        below.set_ylim(-0.03, 1.03)
+        below.set_ylabel("DSC of the slice")
+        below.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        below.set_xlabel(f"{plane} slice, counted {_TOWARDS.get(plane, 'along the axis')}")
+        _legend(above)
+        return _svg(figure, name, "Area and DSC by slice")
 
 
 def _thinned(values: Sequence[float]) -> list[float]:
