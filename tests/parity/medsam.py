@@ -44,7 +44,7 @@ def image_outputs(fixture: Fixture, model: Any, name: str) -> dict[str, Any]:
     return {
         f"out.{name}_{key}": value
         for key, value in {
-            "resized": np.stack([medsam.squared(channel, frame.size) for channel in prepared.array[:, 0]], axis=-1),
+            "resized": medsam.squared(prepared.array[:, 0], frame.size).transpose(1, 2, 0),
             "image_embedding": features,
             "box_model": xy.flatten(1),
             "sparse": net.prompt_encoder.sparse(None, None, xy, len(xy)),

@@ -81,7 +81,7 @@ CARD = ModelCard(
 
 MARGIN_PX = 12  # LiteMedSAM's 3 of 256, of 1024
 SURE = 1e-7  # least probability of either answer: log odds stay finite
-_CODE = "medsam-1"
+_CODE = "medsam-2"
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ class MedSamFrame(GreyFrame):
     def view(self, prepared: Volume, window: Grid) -> Array:
         """float32 [3, 1, size, size], 0..1 over the slice."""
         image = regrid(prepared.array, prepared.grid, window, order=1, outside=0)[:, 0]  # [1 or 3, H, W]
-        square = np.stack([squared(channel, self.size) for channel in image])
+        square = squared(image, self.size)
         low, high = int(square.min()), int(square.max())
         level = ((np.arange(256) - low) / max(high - low, 1e-8)).astype(np.float32)
-        return np.repeat(level[square], 3 // len(square), axis=0)[:, None]
+        return np.asarray(level[square][:, None])
 
     def marks(self, prompt: Prompt, window: Grid, seen: Tree) -> Marks:
         """A query a box that lies on the slice, inclusive corners."""
@@ -146,12 +146,14 @@ class MedSamFrame(GreyFrame):
 
 
 def squared(image: Array, size: int) -> Array:
-    """uint8 [H, W] as [size, size]: cubic, antialiased where it shrinks, cut (not rounded) to 8 bit.
+    """uint8 [1 or 3, H, W] as [3, size, size]: cubic, antialiased where it shrinks, cut (not rounded) to 8 bit.
 
-    The original lets its splines run along the three channels too, which changes nothing and takes five times as long.
+    All three channels at once, as the original, whose splines run along the channels as well: their last bit decides
+    to which side a region of one value is cut, and the values are held within the range of the three together.
     """
-    wide = resize(image, (size, size), order=3, preserve_range=True, anti_aliasing=True)
-    return np.asarray(wide.astype(np.uint8))
+    colours = np.ascontiguousarray(np.repeat(image, 3 // len(image), axis=0).transpose(1, 2, 0))
+    wide = resize(colours, (size, size), order=3, preserve_range=True, anti_aliasing=True)
+    return np.ascontiguousarray(wide.astype(np.uint8).transpose(2, 0, 1))
 
 
 def load(
