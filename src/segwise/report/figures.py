@@ -175,9 +175,8 @@ def slices(
     with plt.rc_context(_STYLE):
         figure, (above, below) = plt.subplots(2, sharex=True, figsize=(8.6, 4.6), height_ratios=(3, 2))
         x = areas[0].x
-        above.fill_between(x, reference, step="mid", color=_LINE, alpha=0.35, linewidth=0)
-        inside = [area > 0 for area in reference]
-        below.fill_between(x, [1.0] * len(x), where=inside, step="mid", color=_LINE, alpha=0.18, linewidth=0)
+        above.fill_between(x, reference, step="mid", color=_INK, alpha=0.16, linewidth=0)
+        below.fill_between(x, [float(area > 0) for area in reference], step="mid", color=_INK, alpha=0.08, linewidth=0)
         for axes, lines in ((above, areas), (below, scores)):
             for arm in lines:
                 axes.plot(
