@@ -29,7 +29,7 @@ MARGIN_PX = 12  # of 1024: LiteMedSAM's 3 of 256
 MASK_LOGIT = 10.0  # of a given mask, where clicks go with it
 _CODE = "sam2-1"
 
-Resizing = Literal["image", "video"]
+Resizing = Literal["image", "video", "volume"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Sam2Frame(GreyFrame):
     Attributes:
         size: side of a view.
         resizing: "image" as the image predictor does it (to 0..1, then antialiased bilinear), "video" as the video
-            predictor and MedSAM2 do (8-bit bicubic, then to 0..1).
+            predictor does (8-bit bicubic, then to 0..1), "volume" the same as MedSAM2 does it, normalised in float64.
         margin: of the next slice's box (lift=propagate), in pixels of the view.
         carries: the logits of a round are the mask prompt of the next one.
     """
@@ -67,7 +67,8 @@ class Sam2Frame(GreyFrame):
         image = regrid(prepared.array, prepared.grid, window, order=1, outside=0)[:, 0]  # [1 or 3, H, W]
         levels = (_antialiased if self.resizing == "image" else _bicubic)(image, self.size)
         mean, std = (np.array(values, dtype=np.float32)[:, None, None] for values in (MEAN, STD))
-        return np.ascontiguousarray(((np.broadcast_to(levels, (3, *levels.shape[1:])) - mean) / std)[:, None])
+        levels = levels if self.resizing == "volume" else levels.astype(np.float32)
+        return np.ascontiguousarray(((levels - mean) / std).astype(np.float32)[:, None])
 
     def marks(self, prompt: Prompt, window: Grid, seen: Tree) -> Marks:
         """A query a box on the slice, with the slice's points; one query of the points where there is no box.
@@ -206,9 +207,9 @@ def _antialiased(image: Array, size: int) -> Array:
 
 
 def _bicubic(image: Array, size: int) -> Array:
-    """uint8 [C, H, W] -> float32 [C, size, size] in 0..1."""
+    """uint8 [C, H, W] -> float64 [C, size, size] in 0..1."""
     resized = [Image.fromarray(channel).resize((size, size), Image.Resampling.BICUBIC) for channel in image]
-    return (np.stack([np.asarray(channel) for channel in resized]) / 255.0).astype(np.float32)
+    return np.stack([np.asarray(channel) for channel in resized]) / 255.0
 
 
 def _squared(mask: Array, size: int) -> torch.Tensor:

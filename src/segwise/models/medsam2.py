@@ -147,6 +147,7 @@ def load(
         shift=shift,
         window_hu=(level - width / 2, level + width / 2),
         size=net.sam_prompt_encoder.size[0],
+        resizing="volume",
         margin=margin,
         carries=carry,
     )
