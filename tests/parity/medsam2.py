@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import torch
 
 from parity.harness import Fixture, Near
-from parity.sam2 import BFLOAT, UNUSED, remembered, rounded, tracked
+from parity.sam2 import BFLOAT, UNUSED, lone, remembered, rounded, tracked
 from segwise.geometry import Channel, Grid, Volume
 from segwise.lifts.memory import Memory, Track
 from segwise.models import medsam2
@@ -56,7 +57,7 @@ def outputs(fixture: Fixture) -> dict[str, Any]:
         "out.uint8": state.volume.array[0],
         "out.model_input_key": model.frame.view(state.volume, model.window(state, place))[:, 0],
         "out.key_obj_ptr": track.found[place].pointer,
-        "out.key_object_score": track.found[place].presence[:, None],
+        "out.key_object_score": lone(track.found[place].presence[:, None], scores(fixture)),
         "out.key_maskmem": rounded(remembered(model, state, track.found[place], place, given=True)),
         "out.union_mask": union.mask(volume.grid),
         "out.largest_component": largest.mask(volume.grid),
@@ -65,6 +66,11 @@ def outputs(fixture: Fixture) -> dict[str, Any]:
         found[f"out.{way}_prompt_logits"] = model.shown(state, track.found[place], place)[None]
         found |= passed(fixture, way, model, state, track)
     return found
+
+
+def scores(fixture: Fixture, way: str = "[FR]") -> list[np.ndarray]:
+    """The object scores of the slices of a direction, or of both."""
+    return [fixture.io[key] for key in fixture.outs if re.match(rf"out\.{way}_object_score_", key)]
 
 
 def passed(fixture: Fixture, way: str, model: Memory, state: State, track: Track) -> dict[str, Any]:
@@ -77,7 +83,7 @@ def passed(fixture: Fixture, way: str, model: Memory, state: State, track: Track
             kept = remembered(model, state, decoded, place, given=False)
             found |= {
                 f"out.{way}_obj_ptr_{place}": tracked(decoded.pointer),
-                f"out.{way}_object_score_{place}": tracked(decoded.presence[:, None]),
+                f"out.{way}_object_score_{place}": tracked(decoded.presence[:, None], among=scores(fixture, way)),
                 f"out.{way}_maskmem_mean_{place}": Near(kept.mean(dim=(2, 3)), 2e-2, BFLOAT),
             }
     return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from parity.harness import Fixture, Near
+from parity.harness import SHARE, Fixture, Near
 from parity.sam import picture, places
 from segwise.geometry import Channel, Grid, Volume
 from segwise.lifts.memory import Memory, Track
@@ -59,12 +60,15 @@ def images(fixture: Fixture) -> dict[str, Any]:
         "out.high_res_feat1": features["eighth"],
     }
     ends = "_low_res_logits"
+    qualities = [fixture.io[key] for key in fixture.outs if key.endswith("_iou")]
     for case in sorted(key.removeprefix("out.").removesuffix(ends) for key in fixture.outs if key.endswith(ends)):
         model = models[min(3, len(fixture.io[f"out.{case}_iou"]))]
         decoded = model.parts.net.decode(features, marks_of(fixture, case, frame, prepared.grid))
         found |= {
             f"out.{case}_mask_logits": frame.restore(decoded.logits.numpy(), prepared.grid)[0, :, 0],
-            f"out.{case}_iou": decoded.quality[0],
+            f"out.{case}_iou": lone(decoded.quality[0], qualities)
+            if len(decoded.quality[0]) == 1
+            else decoded.quality[0],
             f"out.{case}_low_res_logits": decoded.low_res[0],
         }
     return found
@@ -99,8 +103,7 @@ def films(fixture: Fixture) -> dict[str, Any]:
 
 def one_run(fixture: Fixture, run: str, model: Memory, state: State) -> dict[str, Any]:
     """The prompts, frames and memories of a run; its first object is asked with the run's own marks."""
-    prompted = [re.fullmatch(rf"out\.{run}_prompt_f(\d+)_o(\d+)", key) for key in fixture.outs]
-    objects = sorted((int(match[2]), int(match[1])) for match in prompted if match)
+    objects = prompted(fixture, run)
     tracks = [
         Track({place: asked(fixture, run, i, model, state, place)}, 0, state.volume.grid.shape[0])
         for i, (_, place) in enumerate(objects)
@@ -115,8 +118,15 @@ def one_run(fixture: Fixture, run: str, model: Memory, state: State) -> dict[str
         if fixture.has(key):
             logits = np.stack([model.shown(state, track.found[place], place) for track in tracks])
             found[key] = tracked(logits)
-        found |= kept(model, state, run, tracks[0], place)
+        found |= kept(model, state, run, tracks[0], place, fixture)
     return found
+
+
+def prompted(fixture: Fixture, run: str) -> list[tuple[int, int]]:
+    """(object, frame) of a run's prompts in the order of adding: each answer has a row for every object so far."""
+    matches = [re.fullmatch(rf"out\.{run}_prompt_f(\d+)_o(\d+)", key) for key in fixture.outs]
+    keys = sorted((match for match in matches if match), key=lambda match: len(fixture.io[match[0]]))
+    return [(int(match[2]), int(match[1])) for match in keys]
 
 
 def asked(fixture: Fixture, run: str, i: int, model: Memory, state: State, place: int) -> Marks:
@@ -129,19 +139,30 @@ def asked(fixture: Fixture, run: str, i: int, model: Memory, state: State, place
     return marks_of(fixture, run, model.frame, window)
 
 
-def kept(model: Memory, state: State, run: str, track: Track, place: int) -> dict[str, Any]:
+def kept(model: Memory, state: State, run: str, track: Track, place: int, fixture: Fixture) -> dict[str, Any]:
     """What is remembered of a frame; what a frame without marks answered stands on memories in bfloat16."""
     decoded, given = track.found[place], place in track.marks
     start = f"out.{run}_{'cond' if given else 'noncond'}_f{place}"
-    own = {f"{start}_obj_ptr": decoded.pointer, f"{start}_obj_score": decoded.presence[:, None]}
-    found = own if given else {key: tracked(value) for key, value in own.items()}
-    return {**found, f"{start}_maskmem": rounded(remembered(model, state, decoded, place, given=given))}
+    scores = [fixture.io[key] for key in fixture.outs if re.match(rf"out\.{run}_noncond_.*_obj_score$", key)]
+    score = decoded.presence[:, None]
+    return {
+        f"{start}_obj_ptr": decoded.pointer if given else tracked(decoded.pointer),
+        f"{start}_obj_score": lone(score, scores) if given else tracked(score, among=scores),
+        f"{start}_maskmem": rounded(remembered(model, state, decoded, place, given=given)),
+    }
 
 
-def tracked(value: Any) -> Near:
-    """Within 1 % of its size; that of an absent object, -1024, does not count."""
+def tracked(value: Any, *, among: Sequence[np.ndarray] = ()) -> Near:
+    """Within 1 % of its size, or of that of the numbers it is one of; -1024, of an absent object, does not count."""
     array = np.asarray(value)
-    return Near(array, 1e-2 * float(np.abs(array[array > sam2_net.ABSENT / 2]).max(initial=0)), BFLOAT)
+    sized = np.concatenate([array.ravel(), *(other.ravel() for other in among)])
+    return Near(array, 1e-2 * float(np.abs(sized[sized > sam2_net.ABSENT / 2]).max(initial=0)), BFLOAT)
+
+
+def lone(value: Any, among: Sequence[np.ndarray]) -> Near:
+    """One number has no spread of its own: the tolerance is that of all it is one of."""
+    every = np.concatenate([np.ravel(value), *(other.ravel() for other in among)])
+    return Near(value, SHARE * float(every.std()), "one number has no spread: that of its kind in all slices counts")
 
 
 def rounded(memory: torch.Tensor) -> Near:
