@@ -11,7 +11,7 @@ import numpy as np
 from segwise.records.types import STAGES
 from segwise.report import figures, words
 from segwise.report.gather import Arm, Gathered, Item
-from segwise.report.markup import DASH, count, e, figure, heat, n_bytes, note, number, seconds, table
+from segwise.report.markup import DASH, count, details, e, figure, heat, n_bytes, note, number, seconds, table
 from segwise.report.ranking import Ranked, arm_name, counts, median_seconds
 from segwise.report.statistics import interval_of_mean
 from segwise.report.structures import COLUMNS_UP_TO
@@ -187,21 +187,32 @@ def by_seed(gathered: Gathered, one: Ranked) -> str:
 
 
 def unranked(gathered: Gathered, ranked: Sequence[Ranked], place: dict[str, int]) -> str:
-    """Arms outside every comparison, with the reason."""
+    """Arms outside every comparison, with the reason; those that were never asked are only counted."""
     shown = {arm for one in ranked for arm in one.panel.arms}
-    rows = []
-    for arm in gathered.arms:
-        if arm in shown:
+    left = [arm for arm in gathered.arms if arm not in shown]
+    rows, never = [], [arm for arm in left if not arm.asked and not arm.counts["undefined"]]
+    for arm in left:
+        if arm in never:
             continue
         done = f"{len(arm.values)} of {len(arm.asked)} targets have a value"
         reason = "nothing in common with the arms above" if arm.ranked else f"too few results: {done}"
         if not arm.asked:
-            reason = "never ran" if not arm.counts["undefined"] else "no score is defined"
+            reason = "no score is defined"
         if arm.doubt:
-            reason = (
-                f'<span class="tag bad">{words.DOUBT[arm.doubt]}</span> {words.DOUBT_MEANS[arm.doubt]}; never ranked'
-            )
+            reason = f'<span class="tag bad">{words.DOUBT[arm.doubt]}</span>'
         mean = arm.mean(gathered.primary, arm.values)
-        rows.append([arm_name(arm, place), number(mean), reason, counts(arm)])
-    head = ["Arm", f"Mean {e(gathered.primary)}", "Why not ranked", "Counts"]
-    return f"<h3>Not ranked</h3>{table(head, rows, name='Not ranked')}" if rows else ""
+        rows.append([arm_name(arm, place), f'<td class="w">{reason}</td>', number(mean), counts(arm)])
+    head = ["Arm", '<th scope="col" class="w">Why not ranked</th>', f"Mean {e(gathered.primary)}", "Counts"]
+    kinds = [kind for kind in words.DOUBT if any(arm.doubt == kind for arm in left)]
+    means = [f"<b>{words.DOUBT[kind].capitalize()}</b>: {words.DOUBT_MEANS[kind]}; never ranked." for kind in kinds]
+    parts = [note(" ".join(means)) if means and rows else "", table(head, rows, name="Not ranked") if rows else ""]
+    parts.append(_never(never, place))
+    return f"<h3>Not ranked</h3>{''.join(parts)}" if rows or never else ""
+
+
+def _never(arms: Sequence[Arm], place: dict[str, int]) -> str:
+    """Arms that were left out before anything ran, folded away: their reasons stand under "Not counted"."""
+    if not arms:
+        return ""
+    body = table(["Arm", "Counts"], [[arm_name(arm, place), counts(arm)] for arm in arms], name="Never ran")
+    return details(f"{count(len(arms), 'arm')} never ran; why stands under Not counted", body)

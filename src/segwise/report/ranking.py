@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -28,6 +29,7 @@ from segwise.report.statistics import ALPHA, Comparison, compare, subject_means
 
 MATRIX_UP_TO = 12  # arms in a matrix; of more, the first ones
 FIGURE_UP_TO = 20
+_PATH = re.compile(r"""(?<=[="])~?\.{0,2}/[^=,()"]*/(?=[^/=,()"]+/[^/=,()"]+[,)"])""")  # all but two parts of a path
 _SHAPES = {  # matplotlib's markers as paths in a square of ten
     "o": "M5 .6A4.4 4.4 0 1 1 5 9.4A4.4 4.4 0 1 1 5 .6Z",
     "s": "M1 1H9V9H1Z",
@@ -80,8 +82,15 @@ def arm_name(arm: Arm, place: dict[str, int]) -> str:
     """Swatch, model and prompter of an arm."""
     model, prompter = arm.key
     how = f' <span class="how">{e(prompter)}</span>' if prompter else ""
-    breakable = e(model).replace("(", "<wbr>(").replace(",", ",<wbr>").replace("+", "<wbr>+")
-    return f"{swatch(place.get(arm.label, -1))}<span class='arm'>{breakable}</span>{how}"
+    short = shortened(model)
+    breakable = e(short).replace("(", "<wbr>(").replace(",", ",<wbr>").replace("+", "<wbr>+")
+    whole = f' title="{e(model)}"' if short != model else ""
+    return f"{swatch(place.get(arm.label, -1))}<span class='arm'{whole}>{breakable}</span>{how}"
+
+
+def shortened(model: str) -> str:
+    """A spec whose paths keep their last two parts: a table is read for what differs, not for where files lie."""
+    return _PATH.sub("…/", model)
 
 
 def blocks(gathered: Gathered, ranked: Sequence[Ranked]) -> str:

@@ -19,6 +19,7 @@ DOUBT_MEANS = {
     "unknown": "no card names this file, so its scores say nothing of the published model",
 }
 _BEST_SHOWN = 4
+_LISTED = 300  # letters of specs in a row that can still be read
 
 
 def verdict(panel: Panel, result: Comparison, measure: str) -> tuple[str, str]:
@@ -147,7 +148,8 @@ def nothing_to_rank(gathered: Gathered) -> tuple[str, str]:
 
 def doubts(arms: Iterable[Arm]) -> list[str]:
     """A sentence for each kind of weights that are never ranked; [] if all are published ones."""
-    found = {kind: sorted({e(arm.key[0]) for arm in arms if arm.doubt == kind}) for kind in DOUBT}
+    arms = list(arms)
+    found = {kind: _models(arm.key[0] for arm in arms if arm.doubt == kind) for kind in DOUBT}
     after = {
         "random": "Shown to prove that it runs; never ranked.",
         "unknown": (
@@ -156,6 +158,14 @@ def doubts(arms: Iterable[Arm]) -> list[str]:
         ),
     }
     return [f"{listing(names)}: <b>{DOUBT[kind]}</b>. {after[kind]}" for kind, names in found.items() if names]
+
+
+def _models(specs: Iterable[str]) -> list[str]:
+    """Models by their specs; by their names alone where their arguments would fill a page."""
+    found = sorted(set(specs))
+    if sum(map(len, found)) > _LISTED:
+        found = sorted({re.split(r"[(+]", spec, maxsplit=1)[0] for spec in found})
+    return [e(name) for name in found]
 
 
 def unfinished(records: Iterable[Record], n_tasks: object) -> str:
