@@ -7,8 +7,8 @@ just found (`Frame.follow`). A slice follows the nearest prompted one, the lower
 The range is the hull of the marks if they span more than one slice: where a mask comes out empty there, the prompted
 slice's own marks are asked again. Else a stop rule ends it, and the slice that breaks it is left out.
 
-With hold="image" a slice's marks come from a guess of the whole object, grown through the image from the answer on the
-prompted slice (`lifts.growing`); where the guess is empty, and without a range, from the last mask as before.
+With hold="image" a slice is also asked with the marks of a guess of the whole object, grown through the image from the
+answer on the prompted slice (`lifts.growing`); of the two answers the surer one counts. Without a range as before.
 
 Source: Ma et al., LiteMedSAM, CVPR 2024 challenge baseline (`CVPR24_LiteMedSAM_infer.py`): one 3D box per object.
 Deviation: several boxes and prompted slices, and the stop rules, are Segwise's; the baseline always has a range.
@@ -28,7 +28,7 @@ from segwise.lifts.growing import grown
 from segwise.lifts.planes import Piece, Planes, marked, nothing, split
 from segwise.nets.contract import Marks
 from segwise.prompt import Box, Mark, Prompt
-from segwise.segmenter import Ask, Parts, Prediction, State
+from segwise.segmenter import Ask, Parts, Prediction, State, expect
 
 Stop = Literal["empty", "quality", "area"]
 STOPS = ("empty", "quality", "area")
@@ -91,6 +91,7 @@ class Propagate(Planes):
         if not seeds:
             raise nothing(ask.prompt)
         found: dict[int, list[Piece]] = {}
+        expect(sum(seed.last - seed.first for seed in seeds), "slices" if ranged else "slices at most")
         for seed in seeds:
             for place, piece in self._chain(state, seed, ranged=ranged):
                 found.setdefault(place, []).append(piece)
@@ -150,26 +151,33 @@ class Propagate(Planes):
     ) -> list[tuple[int, Piece]]:
         walked = []
         for place in places:
-            marks = self._next(state, step, place, guess)
-            if not len(marks.image):
-                if not ranged:
-                    break
-                marks = seed.marks
-            then = self._step(state, place, marks)
+            asked = self._candidates(state, step, place, guess)
+            if not asked and not ranged:
+                break
+            then = self._surest(state, place, asked or [seed.marks], step, guess)
             if not ranged and self._ends(step, then):
                 break
             walked.append((place, then.piece))
             step = then
         return walked
 
-    def _next(self, state: State, step: _Step, place: int, guess: Array | None) -> Marks:
-        """The marks of a slice: from the guess where it is not empty, else from the mask just found."""
+    def _candidates(self, state: State, step: _Step, place: int, guess: Array | None) -> list[Marks]:
+        """The marks a slice may be asked with: from the guess where it is not empty, and from the mask just found."""
         window = self.window(state, place)
-        if guess is not None and guess[place].any():
-            marks = self.frame.follow(guess[place : place + 1], window)
-            if len(marks.image):
-                return marks
-        return self.frame.follow(step.mask, window)
+        masks = [step.mask] if guess is None else [guess[place : place + 1], step.mask]
+        return [marks for mask in masks if mask.any() and len((marks := self.frame.follow(mask, window)).image)]
+
+    def _surest(self, state: State, place: int, asked: Sequence[Marks], last: _Step, guess: Array | None) -> _Step:
+        """The answer of most predicted quality, likeness to the last mask and likeness to the guess, all alike."""
+        steps = [self._step(state, place, marks) for marks in asked]
+        if len(steps) == 1 or guess is None:
+            return steps[0]
+
+        def sure(step: _Step) -> float:
+            quality = 0.0 if step.piece.quality is None else float(step.piece.quality.max())
+            return quality + _alike(step.mask[0], last.mask[0]) + _alike(step.mask[0], guess[place])
+
+        return max(steps, key=sure)
 
     def _step(self, state: State, place: int, marks: Marks) -> _Step:
         (features,) = self.features(state, [place])
@@ -184,6 +192,11 @@ class Propagate(Planes):
         if self.stop == "quality":
             return now.piece.quality is not None and float(now.piece.quality.max()) < LEAST_QUALITY
         return self.stop == "area" and not last / AREA_FACTOR <= area <= last * AREA_FACTOR
+
+
+def _alike(a: Array, b: Array) -> float:
+    """DSC of two masks; 0 if both are empty."""
+    return 2 * float((a & b).sum()) / max(1, int(a.sum()) + int(b.sum()))
 
 
 def together(pieces: Sequence[Piece]) -> Piece:
