@@ -19,7 +19,7 @@ from segwise.nets.contract import Decoded, PromptNet
 from segwise.nets.sam import MaskDecoder, PromptEncoder, SamNet, TwoWayTransformer
 from segwise.nets.tiny_vit import TinyViT
 from segwise.prompt import Box, Points, Prompt, Text
-from segwise.segmenter import OUTSIDE, Ask, Parts
+from segwise.segmenter import OUTSIDE, Ask, Parts, watched
 from segwise.store import FeatureStore
 
 
@@ -359,3 +359,21 @@ def test_inputs_are_not_written_to(noise):
     segmenter = Slices(Parts(tiny_sam(), LiteFrame(), None, "random"))
     segmenter.segment(segmenter.encode(noise, store=FeatureStore()), asks_on(noise))
     assert np.array_equal(noise.array, before)
+
+
+def test_a_lift_says_how_far_it_is_and_answers_the_same():
+    volume, _ = scene([((2, 4, 8), (7, 10, 20))])
+    box = ((3, 3, 6), (6, 12, 24))
+    silent, seen = answer(bright(), volume, box), []
+    with watched(lambda *told: seen.append(told)):
+        told = answer(bright(), volume, box)
+    assert seen == [(1, 3, "slices"), (2, 3, "slices"), (3, 3, "slices")]
+    assert np.array_equal(silent.logits, told.logits)
+
+
+def test_points_beside_the_target_alone_are_said():
+    volume, _ = scene([((2, 4, 8), (7, 10, 20))])
+    segmenter = bright()
+    beside = Prompt((Points(volume.grid.mm((4, 5, 9)), np.array([False])),))
+    with pytest.raises(PromptError, match="points beside the target only"):
+        segmenter.segment(segmenter.encode(volume, store=FeatureStore()), [Ask(beside)])

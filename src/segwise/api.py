@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -68,6 +68,8 @@ class Answer:
         quality: the model's own predicted DSC by structure, None where it predicts none.
         findings: what was odd about the scan and what was done about it, and what to doubt in the answer.
         seconds: from the encoded volume to the last mask, loading not counted.
+        presence: the model's probability that a structure is in the scan at all, None where it predicts none; below
+            0.5 its mask is empty.
     """
 
     path: Path
@@ -78,6 +80,7 @@ class Answer:
     quality: Mapping[str, float | None]
     findings: tuple[str, ...]
     seconds: float
+    presence: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def inspect(paths: Sequence[Path | str], **reading: Any) -> list[io.Inspection]:
@@ -215,6 +218,7 @@ def segment(
     io.write_mask(out, painted, scan.header, names=labels)
     voxel_ml = abs(float(np.linalg.det(volume.grid.affine[:3, :3]))) / 1000
     voxels = {name: int(mask.sum()) for name, mask in masks.items()}
+    presence = {n: None if p.presence is None else float(p.presence) for n, p in predictions.items()}
     return Answer(
         path=Path(out),
         model=str(info.spec),
@@ -224,20 +228,28 @@ def segment(
         quality={n: None if p.quality is None else float(p.quality[p.best]) for n, p in predictions.items()},
         findings=(
             *(str(finding) for finding in scan.findings if finding.level != "note"),
-            *_doubts(info, volume, voxels),
+            *_doubts(info, volume, voxels, presence),
         ),
         seconds=seconds,
+        presence=presence,
     )
 
 
-def _doubts(info: assemble.ModelInfo, volume: Volume, voxels: Mapping[str, int]) -> list[str]:
+def _doubts(
+    info: assemble.ModelInfo, volume: Volume, voxels: Mapping[str, int], presence: Mapping[str, float | None]
+) -> list[str]:
     """What a user should know of an answer: a model out of its modality, and structures that came out empty."""
     found = []
     modality = volume.channels[0].modality or io.guess_modality(volume.array[0])
     kind = "CT" if modality == "CT" else "MR" if modality else ""
     if kind and kind not in info.card.modalities:
         found.append(f"{info.spec} is made for {' and '.join(info.card.modalities)}; this looks like {kind}")
-    empty = [name for name, n in voxels.items() if not n]
+    absent = {name: sure for name, sure in presence.items() if sure is not None and sure < 0.5}
+    if absent:
+        shown = ", ".join(f"{name} (presence {sure:.2f})" for name, sure in list(absent.items())[:5])
+        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+        found.append(f"absent from this scan, says the model, so left empty: {shown}{more}")
+    empty = [name for name, n in voxels.items() if not n and name not in absent]
     if empty:
         shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         found.append(f"nothing was found of {len(empty)} of {len(voxels)} targets: {shown}")

@@ -6,8 +6,10 @@ what encoding prepared, a `Prediction` carries what its model needs to go on, an
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -128,6 +130,55 @@ class Segmenter(ABC):
             NoSuchStructure: a text names nothing the model knows.
             PromptError: a prompt says nothing that the model can use on this volume.
         """
+
+
+Tick = Callable[[int, int, str], None]  # pieces done, pieces in all (0: nobody knows), what they are
+
+
+@dataclass
+class _Watch:
+    tick: Tick
+    done: int = 0
+    total: int = 0
+    what: str = "pieces"
+    part: str = ""
+
+    def tell(self) -> None:
+        total = max(self.total, self.done) if self.total else 0
+        self.tick(self.done, total, f"{self.what}{f' of the {self.part}' if self.part else ''}")
+
+
+_watch: ContextVar[_Watch | None] = ContextVar("segwise_watch", default=None)
+
+
+@contextlib.contextmanager
+def watched(tick: Tick) -> Iterator[None]:
+    """Whatever is segmented inside says how far it is; it changes no answer."""
+    before = _watch.set(_Watch(tick))
+    try:
+        yield
+    finally:
+        _watch.reset(before)
+
+
+def expect(total: int, what: str, *, part: str | None = None) -> None:
+    """Say how many pieces of work are to come, at most. A lift's word, at its beginning.
+
+    Args:
+        total: pieces; 0 where it cannot be known.
+        what: they are, in the plural: "slices".
+        part: what they are all of ("axial plane"), from now on; "" for the volume again, None as before.
+    """
+    if (watch := _watch.get()) is not None:
+        watch.done, watch.total, watch.what = 0, total, what
+        watch.part = watch.part if part is None else part
+
+
+def step() -> None:
+    """Say that one more piece is done."""
+    if (watch := _watch.get()) is not None:
+        watch.done += 1
+        watch.tell()
 
 
 M = TypeVar("M")

@@ -200,7 +200,8 @@ def among(words: str, labels: Sequence[str]) -> tuple[str, ...]:
         raise NoSuchStructure(f'"{words}": this model knows "{together}" only with both sides together; ask for that')
     alike = difflib.get_close_matches(name, labels, n=3, cutoff=0.55)
     near = dict.fromkeys([*alike, *(label for label in labels if set(label.split()) & set(name.split()))])
-    hint = f"; near: {', '.join(list(near)[:4])}" if near else ""
+    more = f" and {len(labels) - 6} more" if len(labels) > 6 else ""
+    hint = f"; near: {', '.join(list(near)[:4])}" if near else f"; it knows {', '.join(list(labels)[:6])}{more}"
     raise NoSuchStructure(f'"{words}" is not among the {len(labels)} structures of this model{hint}')
 
 

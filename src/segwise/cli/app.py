@@ -131,7 +131,7 @@ def segment(
     """Segment one scan and write the mask on its exact grid (.nii.gz, .nii, .nrrd or .mha)."""
     from segwise import api
 
-    with screen.spinner(f"segmenting {image.name} with {model}"):
+    with screen.working(f"segmenting {image.name} with {model}"):
         answer = api.segment(
             image,
             model,
@@ -173,7 +173,7 @@ def annotate(
     """Segment one scan step by step: say, undo, redo, switch the model, accept; a file remembers everything."""
     from segwise import annotate as by_hand
 
-    with screen.spinner(f"{deed} on {image.name}"):
+    with screen.working(f"{deed} on {image.name}"):
         turn = by_hand.annotate(
             session,
             image,

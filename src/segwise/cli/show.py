@@ -55,6 +55,39 @@ def spinner(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner that says how far a model is and how long the rest takes; where nobody watches, a line now and then."""
+    from segwise.segmenter import watched
+
+    if not _err.is_terminal:
+        lines = _Lines(last=False)
+        with watched(lambda n, total, pieces: lines(n, total, f"{pieces}, {what}")):
+            yield
+        return
+    with _err.status(escape(what)) as status:
+        pace = _Pace()
+        with watched(lambda n, total, pieces: status.update(escape(f"{what}: {pace(n, total, pieces)}"))):
+            yield
+
+
+class _Pace:
+    """How far a piece of work is, in words; begins again when the count does."""
+
+    def __init__(self) -> None:
+        self._start, self._n = time.monotonic(), 0
+
+    def __call__(self, n: int, total: int, pieces: str) -> str:
+        now = time.monotonic()
+        if n <= self._n:
+            self._start = now
+        self._n = n
+        if not total:
+            return f"{n} {pieces}"
+        left = f", about {(now - self._start) / (n - 1) * (total - n):.0f} s left" if n > 1 else ""
+        return f"{n} of {total} {pieces}{left}"
+
+
+@contextlib.contextmanager
 def progress() -> Iterator[Tick]:
     """A callback `(done, total, what)` that shows progress and the time left on standard error."""
     if not _err.is_terminal:
@@ -76,17 +109,25 @@ def progress() -> Iterator[Tick]:
 
 
 class _Lines:
-    """Progress as a line now and then, for logs."""
+    """Progress as a line now and then, for logs.
 
-    def __init__(self) -> None:
+    Args:
+        last: whether the end has a line, too.
+    """
+
+    def __init__(self, *, last: bool = True) -> None:
         self._start = self._last = time.monotonic()
+        self._end, self._n = last, 0
 
     def __call__(self, n: int, total: int, what: str) -> None:
         now = time.monotonic()
-        if n and (n == total or now - self._last > 10):
-            left = (now - self._start) / n * (total - n)
+        if n < self._n:  # another count began
+            self._start = now
+        self._n = n
+        if n and ((self._end and n == total) or now - self._last > 10):
             self._last = now
-            sys.stderr.write(f"{n}/{total}  about {left:.0f} s left  {what}\n")
+            left = f"/{total}  about {(now - self._start) / n * (total - n):.0f} s left" if total else ""
+            sys.stderr.write(f"{n}{left}  {what}\n")
 
 
 def members(kind: str, *, json: bool) -> None:

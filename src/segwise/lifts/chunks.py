@@ -20,7 +20,7 @@ import torch
 from segwise.errors import SpecError
 from segwise.lifts.planes import Piece, Planes, marked, nothing
 from segwise.nets.contract import Marks
-from segwise.segmenter import Ask, Parts, Prediction, State, Tree
+from segwise.segmenter import Ask, Parts, Prediction, State, Tree, expect, step
 
 
 class Chunks(Planes):
@@ -73,8 +73,11 @@ class Chunks(Planes):
             raise nothing(ask.prompt)
         start = self._anchor(state, ask) - self.chunk // 2
         pieces = {}
-        for first in sorted({start + (place - start) // self.chunk * self.chunk for place in own}):
+        firsts = sorted({start + (place - start) // self.chunk * self.chunk for place in own})
+        expect(len(firsts), "chunks")
+        for first in firsts:
             features = self.stacked(state, first)
+            step()
             for place, marks in self._spread(own, first, state.volume.grid.shape[0]).items():
                 i = place - first
                 (pieces[place],) = self.answers(features[i : i + 1], [marks])

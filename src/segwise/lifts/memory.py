@@ -31,7 +31,7 @@ from segwise.lifts.planes import Piece, Planes, mapped, marked, nothing, split
 from segwise.lifts.propagate import AREA_FACTOR, LEAST_QUALITY, by_slice, together
 from segwise.nets.contract import Decoded, Marks, MemoryNet
 from segwise.prompt import Box, Prompt
-from segwise.segmenter import Ask, Parts, Prediction, State, Tree
+from segwise.segmenter import Ask, Parts, Prediction, State, Tree, expect
 
 Stop = Literal["end", "empty", "quality", "area"]
 STOPS = ("end", "empty", "quality", "area")
@@ -169,6 +169,8 @@ class Memory(Planes):
     @torch.no_grad()
     def follow(self, state: State, tracks: Sequence[Track]) -> None:
         """Answer and remember the prompted slices of tracks, then follow each upwards, then downwards."""
+        low, high = min((t.low for t in tracks), default=0), max((t.high for t in tracks), default=0)
+        expect(high - low, "slices" if self.stop == "end" else "slices at most")
         for place in sorted({place for track in tracks for place in track.marks}):
             features = self._features(state, place)
             for track in (track for track in tracks if place in track.marks):

@@ -22,7 +22,7 @@ from segwise.geometry import Array, Grid, Volume, regrid
 from segwise.lifts.planes import AXES, Planes, nothing
 from segwise.lifts.slices import Slices
 from segwise.prompt import Prompt
-from segwise.segmenter import OUTSIDE, Ask, Learned, Parts, Prediction, State, Store
+from segwise.segmenter import OUTSIDE, Ask, Learned, Parts, Prediction, State, Store, expect
 
 FEW = 2  # voxels in rows or columns from which a box says something in a plane
 _EDGE = 1e-7  # probabilities are kept this far from 0 and 1
@@ -80,9 +80,11 @@ class Orthogonal(Learned):
         for name, plane, own in zip(AXES, self.planes, state.planes, strict=True):
             asked = [i for i, ask in enumerate(asks) if _says(ask.prompt, own.volume.grid)]
             if asked:
+                expect(0, "slices", part=f"{name} plane")
                 answers = plane.segment(own, [_of_plane(asks[i], name) for i in asked])
                 for i, answer in zip(asked, answers, strict=True):
                     found[i].append((name, answer))
+        expect(0, "slices", part="")
         return [_fused(ask, answers) for ask, answers in zip(asks, found, strict=True)]
 
 

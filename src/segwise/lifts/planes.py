@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from segwise.errors import PromptError
 from segwise.geometry import SHARED_VOXELS, Array, Grid, Volume, regrid
 from segwise.nets.contract import Decoded, Marks, PromptNet
-from segwise.prompt import Prompt
-from segwise.segmenter import OUTSIDE, Ask, Frame, Learned, Parts, Prediction, State, Store, Tree
+from segwise.prompt import Points, Prompt
+from segwise.segmenter import OUTSIDE, Ask, Frame, Learned, Parts, Prediction, State, Store, Tree, step
 
 AXES: Mapping[str, str] = {
     "axial": "SPL",
@@ -115,7 +115,9 @@ class Planes(Learned):
         def make(missing: list[int]) -> list[Tree]:
             return [self._encoded(state.volume, windows[i]) for i in missing]
 
-        return state.store.get(keys, make)
+        found = state.store.get(keys, make)
+        step()
+        return found
 
     @torch.no_grad()
     def _encoded(self, volume: Volume, window: Grid) -> Tree:
@@ -206,6 +208,12 @@ def covering(grid: Grid, part: Grid) -> Grid:
 def nothing(prompt: Prompt) -> PromptError:
     """The error of a prompt that no slice can use."""
     came = ", ".join(sorted(prompt.kinds)) or "no mark"
+    points = [mark for mark in prompt.marks if isinstance(mark, Points)]
+    if points and len(points) == len(prompt.marks) and not any(mark.positive.any() for mark in points):
+        return PromptError(
+            "the prompt has points beside the target only, which tell a model nothing to start from: "
+            "give a box or a point on the target too"
+        )
     return PromptError(
         f"the prompt says nothing on this volume that the model can use: came {came}; expected marks of a kind that "
         "the model takes, inside the volume (see: segwise show models NAME)"

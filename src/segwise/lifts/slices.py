@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from segwise.lifts.planes import Piece, Planes, marked, nothing
 from segwise.nets.contract import Marks
-from segwise.segmenter import Ask, Prediction, State
+from segwise.segmenter import Ask, Prediction, State, expect
 
 
 class Slices(Planes):
@@ -33,6 +33,7 @@ class Slices(Planes):
         last = {i: place for place in sorted(wanted) for i, _ in wanted[place]}
         pieces: dict[int, dict[int, Piece]] = defaultdict(dict)
         done: dict[int, Prediction] = {}
+        expect(len(wanted), "slices")
         for place in sorted(wanted):
             (features,) = self.features(state, [place])
             answered = self.answers(features, [marks for _, marks in wanted[place]])

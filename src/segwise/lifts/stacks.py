@@ -22,7 +22,7 @@ from segwise.lifts.grey import SHEAR, lowest
 from segwise.lifts.ranking import RANKS, REACH_MM, answer, kept, margin, ranked
 from segwise.nets.contract import ClosedNet
 from segwise.prompt import Prompt
-from segwise.segmenter import Ask, Frame, Learned, Parts, Prediction, State, Store, Tree
+from segwise.segmenter import Ask, Frame, Learned, Parts, Prediction, State, Store, Tree, expect, step
 
 VERSION = 1
 KEPT_BYTES = 3 << 28  # 768 MiB, if the box were the whole volume: a store in memory keeps it
@@ -157,7 +157,9 @@ class Stacks(Learned):
         half, depth = frame.slices // 2, grid.shape[0]
         sums: dict[int, Array] = {}
         seen: dict[int, int] = {}
+        expect(depth - 2 * half, "slices")
         for centre in range(half, depth - half):
+            step()
             window = frame.window(grid, (centre, 0, 0))
             scores = frame.scores(self._logits(frame.view(prepared, window)), window)
             for i, place in enumerate(range(centre - half, centre + half + 1)):

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segwise.geometry import Shape
+from segwise.segmenter import expect, step
 
 SIGMA = 1 / 8  # of the gaussian, in window sizes
 LEAST = 1e-3  # MONAI's smallest weight
@@ -118,6 +119,7 @@ def blended(view: Tensor, tiling: Tiling, answer: Answer) -> Iterator[Tensor]:
     count = torch.zeros((depth, *padded.shape[2:]), dtype=weights.dtype, device=view.device)
     total: Tensor | None = None
     at = 0
+    expect(len(planes) * len(rows) * len(columns), "windows")
     for start in planes:
         if total is not None and start > at:
             yield from _own(total[:, : start - at] / count[: start - at], at, before, view.shape[1:])
@@ -131,6 +133,7 @@ def blended(view: Tensor, tiling: Tiling, answer: Answer) -> Iterator[Tensor]:
                 total = torch.zeros((len(found), *count.shape), dtype=weights.dtype, device=view.device)
             total[(slice(None), slice(None), *here[1:])] += found.to(view.device) * weights
             count[(slice(None), *here[1:])] += weights
+            step()
     if total is not None:
         yield from _own(total / count, at, before, view.shape[1:])
 

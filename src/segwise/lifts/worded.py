@@ -18,7 +18,7 @@ from segwise.geometry import Array, Grid, Volume
 from segwise.lifts.planes import Piece, Planes, SliceFrame, mapped
 from segwise.nets.contract import Marks
 from segwise.prompt import Prompt, Text
-from segwise.segmenter import Ask, Prediction, State, Tree
+from segwise.segmenter import Ask, Prediction, State, Tree, expect
 
 
 class WordFrame(SliceFrame):
@@ -100,6 +100,7 @@ class Worded(Planes):
         words = [last_words(ask.prompt) for ask in asks]
         modality = state.volume.channels[0].modality
         queries = joined([frame.asked(text, modality=modality) for text in words]) if asks else None
+        expect(state.volume.grid.shape[0], "slices")
         for place in range(state.volume.grid.shape[0] if queries else 0):
             (features,) = self.features(state, [place])
             pieces = self._said(features, queries)

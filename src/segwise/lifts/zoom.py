@@ -32,7 +32,7 @@ from segwise.lifts.planes import MARGIN, covering, mapped, nothing
 from segwise.lifts.tiles import Tiling
 from segwise.nets.contract import Decoded, Marks, PromptNet
 from segwise.prompt import Prompt
-from segwise.segmenter import OUTSIDE, Ask, Frame, Learned, Parts, Prediction, State, Store, Tree
+from segwise.segmenter import OUTSIDE, Ask, Frame, Learned, Parts, Prediction, State, Store, Tree, expect, step
 
 Padding = Literal["moved", "forgotten"]
 PADDINGS = ("moved", "forgotten")
@@ -194,6 +194,7 @@ class Zoom(Learned):
         less = before if self.padding == "forgotten" else (0, 0, 0)
         size = [max(n, m) for n, m in zip(inner.grid.shape, self.frame.shape, strict=True)]
         total, count = np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.float32)
+        expect(len(starts), "windows")
         for start in starts:
             first = np.subtract(start, before)
             window = inner.grid.crop(first.tolist(), (first + self.frame.shape).tolist())
@@ -202,6 +203,7 @@ class Zoom(Learned):
             at = tuple(slice(a, a + n) for a, n in zip(start, self.frame.shape, strict=True))
             total[at] += self._asked(inner, window, marks, state.store).logits[0, 0].cpu().numpy()
             count[at] += 1
+            step()
         own = tuple(slice(b, b + n) for b, n in zip(before, inner.grid.shape, strict=True))
         return Region(total[own] / count[own], tuple(low.tolist()))
 
