@@ -24,7 +24,7 @@ from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
 from segwise.nets.contract import Marks
-from segwise.nets.flops import Published
+from segwise.nets.flops import Published, Stages
 from segwise.nets.sam import MaskDecoder, PromptEncoder, SamNet, TwoWayTransformer
 from segwise.nets.tiny_vit import TinyViT
 from segwise.prompt import Prompt
@@ -199,7 +199,7 @@ def published() -> list[Published]:
         network = net()
         image, features = torch.empty(1, 3, 1, SIZE, SIZE), torch.empty(1, 256, 64, 64)
         box = Marks(torch.zeros(1, dtype=torch.int64), boxes=torch.zeros(1, 2, 3))
-    stages = {"encoder": partial(network.encode, image), "decoder": partial(network.decode, features, box)}
+    stages: Stages = {"encoder": partial(network.encode, image), "decoder": partial(network.decode, features, box)}
     return [Published(label="", net=network, stages=stages, per="slice", input=f"3×{SIZE}×{SIZE}, one box")]
 
 

@@ -14,6 +14,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 
+Stages = Mapping[str, Callable[[], Any]]  # a part of a net -> a call that runs it once
+
+
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """A published size of a net, built on the meta device. It learns nothing: some modules cannot be counted otherwise.
@@ -29,7 +32,7 @@ class Published:
 
     label: str
     net: torch.nn.Module
-    stages: Mapping[str, Callable[[], Any]]
+    stages: Stages
     per: str
     input: str
     figure: str = ""

@@ -12,7 +12,7 @@ from segwise.records.types import Plan
 from segwise.report import words
 from segwise.report.gather import Arm, Gathered
 from segwise.report.markup import DASH, count, details, e, listing, n_bytes, note, table
-from segwise.report.ranking import Ranked, arm_name
+from segwise.report.ranking import Ranked, arm_name, shortened
 from segwise.report.statistics import ALPHA, N_BOOT
 
 _ROWS = 300
@@ -39,7 +39,7 @@ def not_counted(gathered: Gathered, place: dict[str, int]) -> str:
         [
             arm_name(arms[label], place),
             f'<span class="tag {kinds.get(status, "mild")}">{e(status)}</span>',
-            f'<td class="w">{e(reason[:400])}</td>',
+            f'<td class="w">{e(shortened(reason)[:400])}</td>',
             str(len(where)),
             f'<td class="w small">{e(_examples(where))}</td>',
         ]
@@ -75,10 +75,13 @@ def models(gathered: Gathered, place: dict[str, int]) -> str:
     return table(head, rows, name="Models", left=5)
 
 
-def _by_model(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
-    found: dict[str, list[Arm]] = defaultdict(list)
+def _by_model(arms: Sequence[Arm]) -> dict[tuple[str, str], list[Arm]]:
+    """Arms of one model with one set of weights, whatever its lift and prompter."""
+    found: dict[tuple[str, str], list[Arm]] = defaultdict(list)
+    weights = {arm.key[0]: _digest(arm.provenance.get("weights")) for arm in arms if arm.provenance.get("weights")}
     for arm in arms:
-        found[arm.key[0]].append(arm)
+        name = arm.key[0].split("(", 1)[0] if arm.key[0] in weights else arm.key[0]
+        found[name, weights.get(arm.key[0], "")].append(arm)
     return found
 
 
@@ -98,7 +101,10 @@ def _model_row(arms: Sequence[Arm], datasets: Sequence[str], place: dict[str, in
     cells = [what + parameters, weights or DASH, licence, words.leakage(card, datasets)]
     first, *others = cells
     shown = [f'<td class="w wide">{first}</td>', *(f'<td class="w">{cell}</td>' for cell in others)]
-    return [f"<b>{e(arm.key[0])}</b>", *shown, n_bytes(peak)]
+    names = "<br>".join(
+        f'<b title="{e(spec)}">{e(shortened(spec))}</b>' for spec in dict.fromkeys(a.key[0] for a in arms)
+    )
+    return [names, *shown, n_bytes(peak)]
 
 
 def _digest(value: Any) -> str:

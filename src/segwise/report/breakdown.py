@@ -145,8 +145,9 @@ def stages(arms: Sequence[Arm], place: dict[str, int]) -> str:
             spent = [seconds(median(o.seconds.get(s, 0.0) for o in done)) for s in used]
             total = seconds(median(sum(o.seconds.values()) for o in done))
             peak = max((o.last.peak_bytes for o in done), default=0)
-            size = arm.card.get("parameters_m")
-            rows.append([arm_name(arm, place), *spent, total, n_bytes(peak), f"{size:g} M" if size else DASH])
+            size = None if arm.doubt else arm.card.get("parameters_m")  # the card's are those of the published weights
+            shown = (cell.replace(" ", "&nbsp;") for cell in (*spent, total, n_bytes(peak)))
+            rows.append([arm_name(arm, place), *shown, f"{size:g}&nbsp;M" if size else DASH])
     head = ["Arm", *(s.removesuffix("_s") for s in used), "all", "Peak memory", "Parameters"]
     text = (
         "Median seconds for one target after warm-up, all rounds together; peak memory is that of the worker process."

@@ -9,7 +9,7 @@ from typing import Any
 
 from segwise.records.types import Record
 from segwise.report.gather import Arm, Gathered, Outcome, Panel
-from segwise.report.markup import count, e, interval, listing, number, signed
+from segwise.report.markup import count, details, e, interval, listing, number, signed
 from segwise.report.statistics import Comparison
 
 FAMILIES = ("generalist", "specialist")
@@ -222,7 +222,10 @@ def leakage(card: Mapping[str, Any], datasets: Iterable[str]) -> str:
     hits += [name for name in trained for data in datasets if len(_plain(data)) > 3 and _plain(data) in _plain(name)]
     if hits:
         return f"<b>overlap: trained on {e(listing(sorted(set(hits))))}</b>"
-    note = f'<br><span class="small">{e(card["training_note"])}</span>' if card.get("training_note") else ""
+    said = str(card.get("training_note") or "")
+    note = f'<br><span class="small">{e(said)}</span>' if said else ""
+    if len(said) > _LISTED:
+        note = details("What is known", f'<span class="small">{e(said)}</span>')
     if trained:
         return f"{'unknown' if note else 'no overlap known'}: trained on {e(listing(trained))}{note}"
     return f"unknown: training data not listed{note}"
