@@ -133,9 +133,9 @@ class Sam2Frame(GreyFrame):
         return full[:, :, None].numpy()
 
     def _placed(self, places: Array, window: Grid) -> torch.Tensor:
-        """[..., 3] (d, h, w) on a slice -> float32 on the view."""
-        scaled = places * np.array([0.0, self.size / window.shape[1], self.size / window.shape[2]])
-        return torch.from_numpy(scaled.astype(np.float32))
+        """[..., 3] (d, h, w) on a slice -> float32 on the view; rounded as the predictors do, first to a share."""
+        share = places.astype(np.float32) / np.array([1, *window.shape[1:]], dtype=np.float32)
+        return torch.from_numpy(share * np.array([0, self.size, self.size], dtype=np.float32))
 
 
 def network(file: Checkpoint, *, what: str, side: int, candidates: Candidates = "best", video: bool) -> Sam2Net:
