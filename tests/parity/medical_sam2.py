@@ -127,7 +127,7 @@ def remembered(model: SortedMemory, run: str, steps: Sequence[Step], batch: int)
 
 
 def decided(run: str, steps: Sequence[Step]) -> dict[str, Any]:
-    """What the full bank decided, and how clear it was."""
+    """What the full bank decided, and how clear it was: (image, i, j, replaced) and four margins a row."""
     choices = [choice for step in steps for choice in step.choices]
     rows, margins = [], []
     for choice in choices:

@@ -64,7 +64,7 @@ CARD = ModelCard(
     ),
     parameters_m=46.0,
     memory=(
-        "about 1.6 GB, 16 MB for each encoded slice, and with lift=sorted-memory 4.7 MB a target for each entry of the "
+        "about 1.1 GB, 16 MB for each encoded slice, and with lift=sorted-memory 4.7 MB a target for each entry of the "
         "bank (75 MB; half of it between rounds)"
     ),
     input=(

@@ -104,8 +104,8 @@ def _drawn(lines: Sequence[_Line], place: dict[str, int], number: int) -> str:
         own = np.stack([_areas(crop, row, low, high) for row in range(3)])
         both = own[0] + own[1]
         dsc = np.where(both > 0, 2 * own[2] / np.maximum(both, 1e-9), np.nan)
-        areas.append(figures.Series(arm.label, index, x, own[1].tolist()))
-        scores.append(figures.Series(arm.label, index, x, dsc.tolist()))
+        areas.append(figures.Series(arm.key[0], index, x, own[1].tolist()))
+        scores.append(figures.Series(arm.key[0], index, x, dsc.tolist()))
     svg = figures.slices(reference.tolist(), areas, scores, plane=_plane(lines[0].outcome), name=f"slices{number}")
     names = listing([e(line.arm.key[0]) for line in lines])
     through = float(lines[0].crop["slices_at"][1])
