@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-
 Stages = Mapping[str, Callable[[], Any]]  # a part of a net -> a call that runs it once
 
 

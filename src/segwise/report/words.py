@@ -20,6 +20,7 @@ DOUBT_MEANS = {
 }
 _BEST_SHOWN = 4
 _LISTED = 300  # letters of specs in a row that can still be read
+_FOLDED = 120  # letters of a note that stands in a narrow column
 
 
 def verdict(panel: Panel, result: Comparison, measure: str) -> tuple[str, str]:
@@ -224,7 +225,7 @@ def leakage(card: Mapping[str, Any], datasets: Iterable[str]) -> str:
         return f"<b>overlap: trained on {e(listing(sorted(set(hits))))}</b>"
     said = str(card.get("training_note") or "")
     note = f'<br><span class="small">{e(said)}</span>' if said else ""
-    if len(said) > _LISTED:
+    if len(said) > _FOLDED:
         note = details("What is known", f'<span class="small">{e(said)}</span>')
     if trained:
         return f"{'unknown' if note else 'no overlap known'}: trained on {e(listing(trained))}{note}"
