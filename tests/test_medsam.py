@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from skimage.transform import resize
 from torch.nn import functional as F
 
 import probes
@@ -200,3 +201,13 @@ def test_every_tensor_of_the_checkpoint_matters(fixture):
         and not any(re.search(r, name) for r in official.UNUSED)
     ]
     assert dropped == []
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_slice_is_resized_to_the_last_bit_of_three_channels(channels):
+    image = np.random.default_rng(0).integers(20 * channels, 256, (channels, 64, 96)).astype(np.uint8)
+    image[0, :30] = 201  # of one value: the last bit of the splines decides between 200 and 201
+    image[-1, 40, 50] = 0  # the range is that of all channels
+    colours = np.repeat(image, 3 // channels, axis=0).transpose(1, 2, 0)
+    whole = resize(colours, (128, 128), order=3, preserve_range=True, anti_aliasing=True).astype(np.uint8)
+    assert np.array_equal(medsam.squared(image, 128), whole.transpose(2, 0, 1))
