@@ -17,7 +17,7 @@ from report_fakes import Run, crop, join, outcome, study
 from segwise.errors import RunError
 from segwise.records.run import Run as RunFolder
 from segwise.records.types import Plan, Record, Score
-from segwise.report import build, page, rows
+from segwise.report import build, by_slice, page, ranking, rows
 
 VOID = {"wbr", "meta", "link", "br", "image", "path", "use", "rect", "img", "hr", "circle", "line"}
 
@@ -435,3 +435,17 @@ def test_a_large_run_stays_a_small_page() -> None:
 )
 def test_leakage_is_yes_no_or_unknown(card: dict[str, object], words: str) -> None:
     assert words in said(outcome("net", dataset="lits_17", card=card))
+
+
+def test_names_in_tables_and_figures_leave_out_where_files_lie():
+    assert (
+        ranking.shortened('sam(checkpoint="/a b/c/d/e.pth", lift=slices)') == 'sam(checkpoint="…/d/e.pth", lift=slices)'
+    )
+    assert (
+        ranking.shortened("sam(checkpoint=/a/b/c/sam) does not take text")
+        == "sam(checkpoint=…/c/sam) does not take text"
+    )
+    assert ranking.shortened("sam(checkpoint=/a/b)") == "sam(checkpoint=/a/b)"
+    assert by_slice._told(["sam(checkpoint=/a/b, lift=slices)", "sam(checkpoint=/a/b)"]) == ["sam(lift=slices)", "sam"]
+    others = ["sam(checkpoint=/a)", "sam(checkpoint=/b)"]
+    assert by_slice._told(others) == others

@@ -18,6 +18,9 @@ SHOWN = 6  # targets at most
 CM2 = 100.0  # mm² in one
 
 
+_FILES = re.compile(r"""\b(checkpoint|tokenizer|base)=("[^"]*"|[^,()"]*)(, )?""")  # paths in a spec
+
+
 class _Line(NamedTuple):
     """One arm on one target."""
 
@@ -98,22 +101,28 @@ def _drawn(lines: Sequence[_Line], place: dict[str, int], number: int) -> str:
     high = max(int(line.crop["slices_at"][0]) + line.crop["slices"].shape[1] for line in lines)
     x = list(range(low, high))
     reference = _areas(lines[0].crop, 0, low, high)
-    areas, scores = [], []
+    areas, scores, told = [], [], _told([line.arm.key[0] for line in lines])
     for i, (arm, _, crop) in enumerate(lines):
         index = place.get(arm.label, len(place) + i)
         own = np.stack([_areas(crop, row, low, high) for row in range(3)])
         both = own[0] + own[1]
         dsc = np.where(both > 0, 2 * own[2] / np.maximum(both, 1e-9), np.nan)
-        areas.append(figures.Series(arm.key[0], index, x, own[1].tolist()))
-        scores.append(figures.Series(arm.key[0], index, x, dsc.tolist()))
+        areas.append(figures.Series(told[i], index, x, own[1].tolist()))
+        scores.append(figures.Series(told[i], index, x, dsc.tolist()))
     svg = figures.slices(reference.tolist(), areas, scores, plane=_plane(lines[0].outcome), name=f"slices{number}")
-    names = listing([e(line.arm.key[0]) for line in lines])
+    names = listing([e(name) for name in told])
     through = float(lines[0].crop["slices_at"][1])
     return figure(
         svg,
         f"<b>{e(last.target)}</b> of {e(last.case)}, asked with {e(last.prompter)}: {names}. Slices {through:.3g} mm "
         "apart; grey: the reference.",
     )
+
+
+def _told(models: Sequence[str]) -> list[str]:
+    """Specs without the files of their weights, where those are not what they differ in."""
+    short = [re.sub(r"\(\)$", "", re.sub(r",? *\)$", ")", _FILES.sub("", model))) for model in models]
+    return short if len(set(short)) == len(set(models)) else list(models)
 
 
 def _areas(crop: Crop, row: int, low: int, high: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
