@@ -230,3 +230,16 @@ def test_the_official_formats_are_recognised(fixture, parity_dir, home):
     assert done.path.read_bytes() == source.read_bytes()
     read = weights.read(done.path)
     assert read.tensors and read.digest.startswith("unknown:")
+
+
+def test_a_trainers_prefix_is_taken_off(parity_dir, tmp_path):
+    from segwise import assemble
+
+    for name, terms in (("sam", ""), ("medsam2", ""), ("vista3d", ", accept_non_commercial=true")):
+        folder = tmp_path / name
+        plain = torch.load(parity_dir / name / "checkpoint.pth", weights_only=True)
+        inner = plain.get("model", plain)
+        path = saved(folder / "ddp.pth", {"state_dict": {f"module.{key}": value for key, value in inner.items()}})
+        (folder / "config.json").write_bytes((parity_dir / name / "config.json").read_bytes())
+        built = assemble.build(f'{name}(checkpoint="{path}"{terms})')
+        assert built.weights == f"unknown:{sha(path)}"

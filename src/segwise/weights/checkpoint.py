@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from segwise import catalog
 from segwise.card import ModelCard, WeightFile
 from segwise.errors import CatalogError, WeightsError
 from segwise.weights.local import CONFIG_LIMIT, accepted, digest, require, vouched
+from segwise.weights.recognise import recognise
 from segwise.weights.tensors import flat, held
 
 UNKNOWN = "unknown"  # begins the digest of weights that no card and no model folder of ours names: never ranked
@@ -83,9 +84,20 @@ def opened(
             f"say so: {name}(accept_non_commercial=true), or once for this machine: segwise weights accept {name}"
         )
     if checkpoint is not None:
-        return read(Path(checkpoint))
+        return _plain(read(Path(checkpoint)), name, card)
     files = require(name, card, variant=variant)
     return read(files[file] if file else next(iter(files.values())))
+
+
+def _plain(found: Checkpoint, name: str, card: ModelCard) -> Checkpoint:
+    """A checkpoint whose tensors have the model's own names: a trainer's prefix ("module.") is taken off."""
+    if not card.keys:
+        return found
+    try:
+        own = recognise(found.content, found.path.name, only=name)
+    except WeightsError:
+        return found  # the model says what it lacks
+    return replace(found, content=dict(own.state)) if own and "before all names" in own.change else found
 
 
 def read(path: Path) -> Checkpoint:
