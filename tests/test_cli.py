@@ -324,3 +324,39 @@ def test_a_closed_pipe_is_not_an_error(dataset, tmp_path):
 
 def test_the_version_is_told():
     assert "segwise 0." in CliRunner().invoke(program.app, ["--version"]).output
+
+
+def test_control_c_says_that_it_stopped(dataset, tmp_path, monkeypatch, capsys):
+    from segwise import api
+    from segwise.cli import app as program
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "segment", interrupted)
+    image = str(dataset / "case_0/image.nii.gz")
+    monkeypatch.setattr("sys.argv", ["segwise", "segment", image, "-m", "box-fill", "-o", str(tmp_path / "m.nii.gz")])
+    with pytest.raises(SystemExit) as left:
+        program.main()
+    assert left.value.code == 130 and "stopped" in capsys.readouterr().err
+
+
+def test_progress_in_a_log_has_no_estimate_where_a_count_begins(monkeypatch, capsys):
+    from segwise.cli import show
+
+    clock = iter([0.0, 11.0, 12.0, 23.0, 40.0])
+    monkeypatch.setattr(show.time, "monotonic", lambda: next(clock))
+    with show.working("segmenting"):
+        from segwise import segmenter
+
+        segmenter.expect(4, "slices", part="axial plane")
+        segmenter.step()
+        segmenter.step()
+        segmenter.expect(0, "slices", part="coronal plane")
+        segmenter.step()
+        segmenter.step()
+    assert capsys.readouterr().err.splitlines() == [
+        "1/4  about 33 s left  slices of the axial plane, segmenting",
+        "1  slices of the coronal plane, segmenting",
+        "2  slices of the coronal plane, segmenting",
+    ]

@@ -309,8 +309,11 @@ def main() -> None:
         screen.error(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        screen.error("stopped; what is finished is kept, repeat the command to resume")
-        sys.exit(130)
+        _stopped()
+    except SystemExit as left:
+        if left.code == 130:  # typer's word for Ctrl-C
+            _stopped()
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -325,6 +328,11 @@ def main() -> None:
             raise
         screen.error(f"internal error, please report it: {type(error).__name__}: {error} (SEGWISE_DEBUG=1 shows where)")
         sys.exit(1)
+
+
+def _stopped() -> None:
+    screen.error("stopped; no half file is left, and what a run or session has finished is kept: repeat to go on")
+    sys.exit(130)
 
 
 if __name__ == "__main__":

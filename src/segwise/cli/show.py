@@ -126,8 +126,8 @@ class _Lines:
         self._n = n
         if n and ((self._end and n == total) or now - self._last > 10):
             self._last = now
-            left = f"/{total}  about {(now - self._start) / n * (total - n):.0f} s left" if total else ""
-            sys.stderr.write(f"{n}{left}  {what}\n")
+            left = f"  about {(now - self._start) / n * (total - n):.0f} s left" if now > self._start else ""
+            sys.stderr.write(f"{n}{f'/{total}{left}' if total else ''}  {what}\n")
 
 
 def members(kind: str, *, json: bool) -> None:
