@@ -377,3 +377,9 @@ def test_points_beside_the_target_alone_are_said():
     beside = Prompt((Points(volume.grid.mm((4, 5, 9)), np.array([False])),))
     with pytest.raises(PromptError, match="points beside the target only"):
         segmenter.segment(segmenter.encode(volume, store=FeatureStore()), [Ask(beside)])
+
+
+@pytest.mark.parametrize("window", [(40.0, 40.0), (200.0, -200.0)])
+def test_a_window_without_width_is_refused(window):
+    with pytest.raises(SpecError, match="expected more than 0"):
+        LiteFrame(window_hu=window)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segwise.errors import SpecError
 from segwise.geometry import Array, Grid, Volume, regrid
 from segwise.lifts.planes import AXES, SliceFrame
 
@@ -31,11 +32,21 @@ class GreyFrame(SliceFrame):
         plane: of the slices: axial, coronal or sagittal.
         shift: lift z-scored MR above zero first; the official way loses its voxels <= 0.
         window_hu: (low, high) of CT.
+
+    Raises:
+        SpecError: a window without width.
     """
 
     plane: str = "axial"
     shift: bool = False
     window_hu: tuple[float, float] = CT_WINDOW_HU
+
+    def __post_init__(self) -> None:
+        low, high = self.window_hu
+        if not low < high:
+            raise SpecError(
+                f"the CT window has a width of {high - low:g} HU, expected more than 0 (width=400 is usual)"
+            )
 
     def prepare(self, volume: Volume) -> Volume:
         """uint8 [1, D, H, W], slices of the plane along the first axis; only the first channel is used.
