@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -356,3 +357,12 @@ def test_what_is_accepted_is_not_said_to_the_next_model(volume, tmp_path):
     assert changed.model == "stateful" and np.array_equal(changed.masks()["liver"].array, accepted)
     changed.resume("liver")
     assert changed.accepted == () and np.array_equal(changed.masks()["liver"].array, accepted)
+
+
+def test_what_a_killed_program_left_is_swept_away(volume, tmp_path):
+    path, old, new = (tmp_path / name for name in ("kept.json", ".kept.json.a.tmp", ".kept.json.b.tmp"))
+    for left in (old, new):
+        left.write_text("half")
+    os.utime(old, (0, 0))
+    _clicked(volume, 1, autosave=path)
+    assert path.exists() and new.exists() and not old.exists()

@@ -7,11 +7,13 @@ JSON with a checksum; it is written beside itself and renamed, so that a crash l
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ from segwise.prompt import Prompt
 from segwise.session.packed import Packed
 
 VERSION = 1
+STALE_S = 600  # age of a half-written file that nobody writes any more
 _LIMIT = 1 << 30  # bytes of a file that is read
 
 
@@ -93,6 +96,7 @@ def write(path: Path, saved: Saved, *, after: str | None = None) -> str:
                         "program wrote it; open it again and repeat the last step, or work in another file"
                     )
                 Path(name).replace(path)
+                _swept(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 Path(name).unlink()
@@ -113,6 +117,14 @@ def stamp(path: Path) -> str:
         return ""
     found = re.match(r'\{"sum": "([0-9a-f]{32})"', head)
     return found[1] if found else "of another make"
+
+
+def _swept(path: Path) -> None:
+    """Away with what killed programs left of this file, half written."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE_S:
+                left.unlink()
 
 
 @contextlib.contextmanager
