@@ -21,13 +21,37 @@ published input (`segwise.nets.flops`). One multiply-add is two FLOPs; convoluti
 norms, activations and resizing are not. An encoder runs once for each slice, patch or volume named under *per*; a
 decoder (or what stands under *other parts*) once more for every prompt or structure. Input sizes are channels ×
 (slices ×) rows × columns. Published figures stand as their authors give them (many call one multiply-add one FLOP, so
-that theirs are half of ours); blank where we could verify none.
+that theirs are half of ours): "survey" is the database of arXiv 2506.10825, which does not say how it counted nor
+always which size it means; blank where none is known.
 
 Written by `make flops`.
 
 | model | size | input | per | parameters (M) | encoder | decoder | other parts | published |
 |---|---|---|---|---:|---:|---:|---|---|
 """
+FIGURES = {  # (model, how the size's label begins) -> what is published, and where
+    ("ma-sam", ""): "783.4 GFLOPs, 638.3 M (survey)",
+    ("med-sa", ""): "363 M (survey)",
+    ("medsam", ""): "82 GFLOPs, 93.7 M (survey)",
+    ("medsam2", ""): "38.9 M (survey)",
+    (
+        "nnunet",
+        "3d_fullres",
+    ): "539.7 GFLOPs, 31.2 M (survey); 476.58 GFLOPs, 30.71 M on its Synapse patch (arXiv 2404.05102)",
+    ("nnunet", "3d_fullres, ResEnc L"): "102 M (Touchstone 1.0)",
+    ("pcnet", ""): "441.54 M (survey)",
+    ("sam", "size=h"): "373 GFLOPs, 636 M (survey)",
+    ("sam-med2d", ""): "271 M (survey)",
+    ("sam-med3d", ""): "101 M (survey)",
+    ("sam2", "size=tiny"): "38.9 M (its README)",
+    ("sam2", "size=small"): "46 M (its README)",
+    ("sam2", "size=base-plus"): "80.8 M (its README)",
+    ("sam2", "size=large"): "224.4 M (its README)",
+    ("samed", ""): "18.81 M trained (survey)",
+    ("sat", "variant=pro"): "447 M (survey)",
+    ("segvol", ""): "181 M (survey; Touchstone 1.0)",
+    ("universal", ""): "350 GFLOPs, 62.25 M (survey)",
+}
 
 
 def main() -> int:
@@ -58,7 +82,13 @@ def sizes() -> Iterator[tuple[str, Published]]:
 def row(name: str, size: Published) -> str:
     gflops = {stage: counted(call) / 1e9 for stage, call in size.stages.items()}
     cells = [f"`{name}`", size.label, size.input, size.per, number(parameters(size.net) / 1e6)]
-    return "| " + " | ".join([*cells, *spread(gflops), size.figure]) + " |"
+    return "| " + " | ".join([*cells, *spread(gflops), size.figure or figure(name, size.label)]) + " |"
+
+
+def figure(name: str, label: str) -> str:
+    """What is published of a size: of the longest fitting beginning of its label."""
+    fitting = [begin for model, begin in FIGURES if model == name and label.startswith(begin)]
+    return FIGURES[name, max(fitting, key=len)] if fitting else ""
 
 
 def spread(gflops: Mapping[str, float]) -> tuple[str, str, str]:
