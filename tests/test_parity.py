@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from parity import __main__ as command
-from parity.harness import DIFFERENT, EQUAL, SKIPPED, Fixture, Near, Row, Skip, models, row, rows
+from parity.harness import DIFFERENT, EQUAL, SKIPPED, Fixture, Near, Row, Skip, fixtures, models, row, rows
 
 
 @pytest.mark.parametrize("name", models())
@@ -33,6 +33,10 @@ def _check(name, parity_dir):
     assert all(line.reason for line in table if line.status == SKIPPED)
     written = [line for line in table if line.reason == "our code gives no such output"]
     assert written == []
+
+
+def test_every_fixture_has_a_comparison(parity_dir):
+    assert {fixture.name for fixture in fixtures()} <= set(models())
 
 
 def test_a_row_says_what_differs():
