@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import probes
+from parity import nninteractive as parity_file
 from segwise.errors import PromptError, SpecError, WeightsError
 from segwise.lifts import interactive_plan as plan
-from segwise.lifts.interactive import HALF_MAX, Board, Interactive, Mark, added, ball, marks
+from segwise.lifts.interactive import Interactive
+from segwise.lifts.interactive_board import HALF_MAX, Board, Mark, added, ball, marks
 from segwise.models import nninteractive
 from segwise.nets.flops import counted
 from segwise.prompt import Box, Points, Prompt, Stroke, Text
@@ -179,6 +183,34 @@ def test_patches_cover_what_changed_and_repeat_with_the_seed():
 
 def test_the_odd_neighbour():
     assert [plan.odd(x) for x in (1.0, 1.125, 2.0, 2.5, 3.5, 7.0)] == [1, 1, 3, 3, 3, 7]
+
+
+@pytest.mark.parametrize("box", [(3, 40, 10, 11, 5, 30), (0, 45, 0, 50, 0, 61), (20, 21, 0, 50, 58, 61)])
+def test_only_what_is_not_zero_is_shrunk_and_every_bit_is_kept(box):
+    values = torch.zeros(1, 45, 50, 61, dtype=torch.float16)
+    part = (slice(None), slice(*box[:2]), slice(*box[2:4]), slice(*box[4:]))
+    values[part] = torch.rand(values[part].shape, generator=torch.Generator().manual_seed(0)).half()
+    for size in (1, 3, 5):
+        whole = F.interpolate(plan.spread(values, size)[None], (17, 20, 23), mode="area")[0]
+        assert torch.equal(plan.shrunk(plan.thickened(values, size), (17, 20, 23)), whole)
+
+
+@pytest.mark.slow
+def test_every_tensor_counts_or_is_listed(parity_dir):
+    """The gradient of the finest logits with respect to each tensor of the fixture is not zero, or it is listed."""
+    folder = parity_dir / "nninteractive"
+    if not (folder / "checkpoint.pth").exists():
+        pytest.skip("no fixture of nninteractive")
+    segmenter = nninteractive.load(checkpoint=str(folder), accept_non_commercial=True)
+    net = segmenter.parts.net.double().requires_grad_(True)
+    made = torch.Generator().manual_seed(0)
+    out = net(torch.randn(1, net.channels, 32, 32, 32, dtype=torch.float64, generator=made))[0]
+    (out * torch.randn(out.shape, dtype=out.dtype, generator=made)).sum().backward()
+    last = len(net.decoder.seg_layers) - 1
+    listed = [re.compile(pattern.replace("LAST", str(last))) for pattern in parity_file.UNUSED]
+    for key, value in net.state_dict(keep_vars=True).items():
+        moved = value.grad is not None and value.grad.abs().max().item() > 1e-9 * value.detach().abs().max().item()
+        assert moved or any(pattern.fullmatch(key) for pattern in listed), key
 
 
 def test_non_commercial_weights_must_be_accepted(parity_dir):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segwise.geometry import Array
+from segwise.geometry import Array, bounds
 
 FARTHEST = 4.0  # times the patch
 GROWTH = 1.5  # of the zoom
@@ -91,6 +91,41 @@ def spread(values: Tensor, size: int) -> Tensor:
     for _ in range(side):
         values = F.max_pool3d(values, 3, 1)
     return values[0]
+
+
+def thickened(values: Tensor, size: int) -> Tensor:
+    """`spread` of [1, D, H, W] without negative values, computed only around what is not 0."""
+    found = bounds(values[0].numpy() != 0)
+    if found is None or size == 1:
+        return values
+    side = (size - 1) // 2
+    box = clipped(np.array(found).T + np.array([-side, side]), values.shape[-3:])
+    out = values.clone()
+    out[(slice(None), *slices(box))] = spread(values[(slice(None), *slices(box))], size)
+    return out
+
+
+def shrunk(values: Tensor, patch: Sequence[int]) -> Tensor:
+    """[1, D, H, W] -> means over windows [1, *patch], computed only for the layers that are not 0.
+
+    Bit for bit what `interpolate(mode="area")` gives: a layer of windows is cut out along the axis with fewest of them.
+    """
+    out = values.new_zeros((1, *patch))
+    found = bounds(values[0].numpy() != 0)
+    if found is None:
+        return out
+    share = [(high - low) / n for low, high, n in zip(*found, values.shape[1:], strict=True)]
+    axis = int(np.argmin(share))
+    if share[axis] > 0.5:
+        return F.interpolate(values[None], tuple(patch), mode="area")[0]
+    size, n = values.shape[1 + axis], patch[axis]
+    sides = tuple(1 if a == axis else p for a, p in enumerate(patch))
+    for i in range(n):
+        low, high = i * size // n, -(-(i + 1) * size // n)
+        if low < found[1][axis] and high > found[0][axis]:
+            layer = values.narrow(1 + axis, low, high - low)
+            out.narrow(1 + axis, i, 1).copy_(F.interpolate(layer[None], sides, mode="area")[0])
+    return out
 
 
 def opened(mask: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ import torch
 from segwise.card import ModelCard, WeightFile
 from segwise.errors import SpecError, WeightsError
 from segwise.geometry import Array, Grid, Volume, bounds, regrid
-from segwise.lifts.interactive import Interactive, Rules
+from segwise.lifts.interactive import Interactive
+from segwise.lifts.interactive_board import Rules
 from segwise.lifts.interactive_plan import slices
 from segwise.models._planned import ordered, resolved
 from segwise.nets import nnunet as nets
@@ -40,17 +41,17 @@ CARD = ModelCard(
     licence_weights="CC BY-NC-SA 4.0",
     non_commercial=True,
     keys=(
-        r"^encoder\.stem\.convs\.0\.conv\.weight \d+x8x",
+        r"^encoder\.stem\.convs\.0\.conv\.weight \d+x([89]|1\d)x",
         r"^decoder\.seg_layers\.",
     ),
     paper="https://arxiv.org/abs/2503.08373",
     code="https://github.com/MIC-DKFZ/nnInteractive (154d9c6)",
     weights=(WeightFile(file="nninteractive/fold_0/checkpoint_final.pth", n_bytes=0),),
     training_note=(
-        "more than 120 public 3D sets of CT, MR, PET and microscopy (its paper, which lists them; the list was not "
-        "copied here): scores on any public CT or MR set are possibly seen"
+        "120+ volumetric 3D sets of CT, MRI, PET, 3D microscopy and others, as its authors state (arXiv 2503.08373); "
+        "their names are unknown here, so whether a public set was among them is unknown"
     ),
-    parameters_m=0.0,
+    parameters_m=102.4,
     memory="the volume once, and a patch of 192^3 with its features: about 10 GB in single precision",
     input=(
         "the file's own voxels, ordered to slices, rows, columns; no resampling; z-score with the mean and standard "
@@ -66,6 +67,8 @@ CARD = ModelCard(
         "slice",
         "logits are +1 and -1: the original answers with a mask",
         "a volume of one value becomes 0 (the original stops, or divides by zero)",
+        "patches of at most 48 voxels get a smaller rim that does not count as covered (the original stops there)",
+        "the published sizes are those of nnU-Net's ResEnc L at 192^3, which fit the authors' about 400 MB",
     ),
     seconds_hint=120.0,
 )
