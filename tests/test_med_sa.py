@@ -133,7 +133,7 @@ def test_med_sa_takes_positive_points_only_with_a_file(parity_dir):
     where = probes.grid("AIL", spacing_mm=(6.0, 6.0, 20.0))
     volume, mask = probes.scene(where)
     state = model.encode(volume, store=FeatureStore())
-    with pytest.raises(PromptError, match="says nothing"):
+    with pytest.raises(PromptError, match="beside the target only"):
         model.segment(state, [Ask(Prompt((Points(where.centre_mm, np.array([False])),)))])
     asks = [Ask(probes.pointed(mask, where)), Ask(Prompt((Points(where.centre_mm, np.array([True])),)))]
     first = model.segment(state, asks[:1])[0]

@@ -111,7 +111,7 @@ def test_negative_points_alone_say_nothing():
     volume, _ = probes.scene(where)
     model = probed("axial", size=64)
     state = model.encode(volume, store=FeatureStore())
-    with pytest.raises(PromptError, match="says nothing"):
+    with pytest.raises(PromptError, match="beside the target only"):
         model.segment(state, [Ask(Prompt((Points(where.centre_mm, np.array([False])),)))])
 
 
