@@ -121,7 +121,7 @@ class Planes(Learned):
 
     @torch.no_grad()
     def _encoded(self, volume: Volume, window: Grid) -> Tree:
-        view = torch.from_numpy(self.frame.view(volume, window))[None].to(self._device)
+        view = torch.from_numpy(np.require(self.frame.view(volume, window), requirements="W"))[None].to(self._device)
         return mapped(lambda x: x.cpu(), self.net.encode(view))
 
     @torch.no_grad()
