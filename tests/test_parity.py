@@ -69,6 +69,18 @@ def test_the_table_is_written(tmp_path, monkeypatch, capsys):
     assert "| stranger | 0 | 0 | 2 | – |" in (tmp_path / "t.md").read_text()
 
 
+def test_a_broken_model_leaves_the_lines_of_the_others(tmp_path, monkeypatch):
+    for name in ("sam", "stranger"):  # the first has no checkpoint
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "io.npz", **{"out.b": np.zeros(2)})
+    monkeypatch.setenv("SEGWISE_PARITY_DIR", str(tmp_path))
+    assert command.main(["--csv", str(tmp_path / "t.csv")]) == 1
+    with (tmp_path / "t.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    assert [line["status"] for line in lines] == [DIFFERENT, SKIPPED]
+    assert lines[0]["reason"].startswith("our code broke: WeightsError: ")
+
+
 def test_no_fixture_at_all_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SEGWISE_PARITY_DIR", str(tmp_path))
     assert command.main([]) == 2

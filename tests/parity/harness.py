@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import pkgutil
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,11 +102,17 @@ def fixtures() -> list[Fixture]:
 
 
 def rows(fixture: Fixture) -> Iterator[Row]:
-    """The table's lines of one model: one for each `out.*` key."""
+    """The table's lines of one model: one for each `out.*` key, all different if our code breaks on the fixture."""
     if fixture.name not in models():
         yield from (Row(fixture.name, key, SKIPPED, reason="no comparison is written") for key in fixture.outs)
         return
-    found: Mapping[str, Any] = importlib.import_module(f"parity.{fixture.name}").outputs(fixture)
+    try:
+        found: Mapping[str, Any] = importlib.import_module(f"parity.{fixture.name}").outputs(fixture)
+    except Exception as error:  # one broken model must not hide the others
+        traceback.print_exc()
+        reason = f"our code broke: {type(error).__name__}: {error}"
+        yield from (Row(fixture.name, key, DIFFERENT, reason=reason) for key in fixture.outs)
+        return
     for key in fixture.outs:
         yield row(fixture.name, key, found.get(key, Skip("our code gives no such output")), fixture.io[key])
 
