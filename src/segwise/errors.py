@@ -11,7 +11,8 @@
     ├── PlanError             a plan file is wrong; names the file, the field and what was expected
     ├── WeightsError          weights are missing, damaged, of another model, or not accepted
     ├── NoSuchStructure       a closed-label model is asked for something it does not know
-    └── RunError              a run folder is damaged, foreign, or holds nothing to do
+    ├── RunError              a run folder is damaged, foreign, or holds nothing to do
+    └── TrainingError         a training cannot begin, go on, or be taken up again
 
 A message says what was wrong, what came, what was expected and what to do. The command line prints it without a
 traceback and exits with 2. `assert` is for our own mistakes only.
@@ -66,3 +67,7 @@ class NoSuchStructure(SegwiseError):
 
 class RunError(SegwiseError):
     """A run folder is damaged, foreign, or holds nothing to do."""
+
+
+class TrainingError(SegwiseError):
+    """A training cannot begin, go on, or be taken up again."""

@@ -1,0 +1,99 @@
+"""What the loop asks of what it trains.
+
+Everything drawn is a function of (seed, index of the batch): a run that was killed goes on from its last checkpoint
+with the very batches, prompts and losses of a run that was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+Measures = Mapping[str, float]
+
+
+class Stream(Protocol):
+    """Samples without end. Made in a process beside the training; must pickle."""
+
+    def batch(self, index: int) -> Any:
+        """The batch of an index: a pure function of it, whatever was asked before. Holds arrays, not tensors."""
+
+
+class Objective(Protocol):
+    """A net and what it is to become."""
+
+    net: nn.Module
+
+    def losses(self, batch: Any, rng: np.random.Generator) -> Iterator[tuple[Tensor, Measures]]:
+        """A loss for every optimiser step that a batch stays, and what to log beside it.
+
+        The loop takes the gradient of each loss and steps the optimiser before it asks for the next one, so a next
+        prompt can answer what the net just said.
+
+        Args:
+            batch: of the stream.
+            rng: of this batch alone.
+        """
+
+    def validate(self) -> Measures:
+        """Scores on samples that are never trained on; the loop hands in the averaged weights. {} for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+        steps: optimiser steps of the whole schedule.
+        rate: greatest learning rate, after `warmup` steps; it falls along a cosine to `rate * floor`.
+        decay: of weights (AdamW); tensors of one axis are left out.
+        average: of the exponential moving average of the weights, at the end; it begins lower.
+        clip: greatest norm of the gradient.
+        precision: of the forward pass: "bf16" or "fp32", or "auto": bf16 where the processor has it.
+        seed: of everything drawn.
+        keep_every: batches between checkpoints.
+        validate_every: batches between validations; 0 for none.
+        ahead: batches made ahead of need by `makers` processes.
+        makers: processes that make batches; 0 makes them in this one.
+        threads: of the training process; 1 repeats exactly.
+    """
+
+    steps: int
+    rate: float = 1e-3
+    warmup: int = 100
+    floor: float = 0.01
+    decay: float = 1e-2
+    average: float = 0.998
+    clip: float = 1.0
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    seed: int = 0
+    keep_every: int = 50
+    validate_every: int = 0
+    ahead: int = 4
+    makers: int = 1
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All of a training: what `segwise train NAME` runs.
+
+    Attributes:
+        name: what is trained.
+        objective, stream, settings: see there.
+        save: writes the averaged weights of the net into a folder in the format that the model loads, and returns
+            the files; gets the folder, the net and what is known of the run (seed, steps, versions, command).
+        note: one sentence for the user: on what it is trained.
+    """
+
+    name: str
+    objective: Objective
+    stream: Stream
+    settings: Settings
+    save: Callable[[Path, nn.Module, Mapping[str, Any]], list[Path]] = field(repr=False)
+    note: str = ""
