@@ -117,7 +117,7 @@ def _looks(tissues: Mapping[int, Tissue], rng: np.random.Generator, style: str) 
     values = sorted({t.value for t in tissues.values()})
     greys = dict(zip(values, _ct(values, rng) if style == "ct" else _mr(values, rng), strict=True))
     spread = float(np.std(list(greys.values()))) + 1e-3
-    strength = rng.choice((0.0, 0.3, 1.0, 2.0))
+    strength = rng.choice((0.0, 0.4, 0.8, 1.4))
     drawn = {v: rng.gamma(1.2, 0.07) * spread for v in values}
     kind = {v: int(rng.integers(0, 3)) for v in values}
     for i, tissue in tissues.items():
@@ -191,7 +191,9 @@ def _contrast(image: Array) -> float:
 def _acquired(image: Array, contrast: float, spacing: Sequence[float], rng: np.random.Generator, style: str) -> Array:
     """Bias, streaks, noise, gamma, scale and offset."""
     shape = image.shape
-    sigma = np.exp(rng.uniform(np.log(4.0), np.log(60.0))) if style == "ct" else contrast * _level(rng)
+    sigma = contrast * _level(rng)
+    if style == "ct":
+        sigma = min(float(np.exp(rng.uniform(np.log(4.0), np.log(50.0)))), 0.4 * contrast)
     if style == "mr":
         if rng.random() < 0.7:
             scale = [rng.uniform(50, 120) / s for s in spacing]
@@ -200,8 +202,8 @@ def _acquired(image: Array, contrast: float, spacing: Sequence[float], rng: np.r
         image = np.sqrt((image + first) ** 2 + second**2)
     else:
         image = image + _grain(shape, rng) * np.float32(sigma)
-        if rng.random() < 0.1:
-            image = image + _streaks(shape, rng) * np.float32(sigma * rng.uniform(0.5, 2))
+        if rng.random() < 0.08:
+            image = image + _streaks(shape, rng) * np.float32(sigma * rng.uniform(0.3, 1.0))
     if rng.random() < 0.3:
         low, high = float(image.min()), float(image.max())
         unit = np.clip((image - low) / max(high - low, 1e-6), 0, 1)

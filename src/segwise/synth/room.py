@@ -77,13 +77,12 @@ class Room:
     walled: bool = False
 
     @staticmethod
-    def of(side: int, rng: np.random.Generator, palette: list[Tissue]) -> Room:
-        """An empty room."""
-        shape = (side, side, side)
+    def of(shape: Sequence[int], rng: np.random.Generator, palette: list[Tissue], *, warp: float, scale: float) -> Room:
+        """An empty room, bent by noise of a standard deviation of `warp` and a correlation length of `scale` voxels."""
         bank = [smooth(shape, rng, scale=s) for s in NOISE_SCALES]
-        bent = np.stack(np.meshgrid(*[np.arange(side, dtype=np.float32)] * 3, indexing="ij"))
+        bent = np.stack(np.meshgrid(*[np.arange(n, dtype=np.float32) for n in shape], indexing="ij"))
         for axis in range(3):
-            bent[axis] += np.float32(rng.uniform(0.5, 2.5)) * smooth(shape, rng, scale=rng.uniform(14, 40))
+            bent[axis] += np.float32(warp) * smooth(shape, rng, scale=scale)
         return Room(rng, palette, np.zeros(shape, dtype=np.int16), bent, bank)
 
     def around(self, centre: ArrayLike, reach: ArrayLike, *, slack: float = 7.0) -> Where:
@@ -111,11 +110,15 @@ class Room:
         return block[tuple(flips)]
 
     def tissue(self, *, unlike: float | None = None, fresh: float = 0.35) -> Tissue:
-        """A tissue of the palette, or with probability `fresh` one that nothing else has."""
-        for _ in range(6):
+        """A tissue of the palette, or with probability `fresh` one that nothing else has; seldom like the ground."""
+        avoid = [self.tissues[self.n_ground].value] if self.n_ground and self.rng.random() < 0.93 else []
+        avoid += [] if unlike is None else [unlike]
+        for _ in range(8):
             one = self.palette[int(self.rng.integers(len(self.palette)))]
-            if unlike is None or abs(one.value - unlike) > 12:
+            if all(abs(one.value - value) > 12 for value in avoid):
                 break
+        else:
+            return Tissue(one.value + self.rng.choice((-1, 1)) * self.rng.uniform(20, 90), one.texture, one.grain_mm)
         if self.rng.random() < fresh:
             return Tissue(one.value + self.rng.normal(0, 30), one.texture, one.grain_mm)
         return one

@@ -83,10 +83,10 @@ def blob(
 ) -> Array:
     """A superquadric: an ellipsoid for power 2, boxier above. `tilt` turns it about x, y, z in degrees."""
     middle, r = np.asarray(centre, dtype=np.float32), np.asarray(radii, dtype=np.float32)
-    reach = np.abs(_turn(tilt)) @ r + FAR_MM
+    reach = np.abs(rotation(tilt)) @ r + FAR_MM
     part = space.around(middle - reach, middle + reach)
     local = space.xyz[(slice(None), *part)] - middle[:, None, None, None]
-    local = np.tensordot(_turn(tilt).T.astype(np.float32), local, axes=1)
+    local = np.tensordot(rotation(tilt).T.astype(np.float32), local, axes=1)
     scaled = np.abs(local / r[:, None, None, None])
     np.power(scaled, power, out=scaled)
     field = np.full(space.grid.shape, FAR_MM, dtype=np.float32)
@@ -138,7 +138,8 @@ def cut(field: Array, *away: Array) -> Array:
     return field
 
 
-def _turn(tilt: tuple[float, float, float]) -> Array:
+def rotation(tilt: tuple[float, float, float]) -> Array:
+    """float64 [3, 3]: turns about x, then y, then z by degrees."""
     out = np.eye(3)
     for axis, degrees in enumerate(tilt):
         c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))

@@ -64,9 +64,10 @@ def world(seed: int, *, side: int = 88) -> World:
         About 6 to 25 things of log-uniform size, with `side`^3 labels; array axes towards S, P, L.
     """
     rng = np.random.default_rng([seed, 11])
-    room = Room.of(side, rng, _palette(rng))
+    warp, scale = rng.uniform(0.5, 2.5), rng.uniform(14, 40)
+    room = Room.of((side, side, side), rng, _palette(rng), warp=warp, scale=scale)
     _ground(room)
-    n = int(rng.integers(6, 19))
+    n = int(rng.integers(6, 12)) if rng.random() < 0.4 else int(rng.integers(12, 26))
     chosen = rng.choice(len(_KINDS), size=n, p=_shares())
     favourite = int(rng.choice(len(_KINDS), p=_shares()))  # worlds differ: some are mostly of one kind
     chosen[rng.random(n) < rng.choice((0.0, 0.0, 0.5))] = favourite
@@ -90,7 +91,7 @@ def _size(rng: np.random.Generator, kind: int, side: int) -> float:
 
 def _place(rng: np.random.Generator, spots: list[Spot], size: float, side: int) -> Array:
     """Anywhere, or just beside (or partly in) a thing that is there."""
-    if spots and rng.random() < 0.6:
+    if spots and rng.random() < 0.7:
         other = spots[int(rng.integers(len(spots)))]
         way = rng.normal(size=3)
         gap = (other.size + size) / 2 * rng.uniform(0.5, 1.0)
@@ -105,7 +106,7 @@ def _palette(rng: np.random.Generator) -> list[Tissue]:
     values = [
         float(rng.choice(_VALUES)) if rng.random() < 0.55 else float(centre + rng.normal(0, 35)) for _ in range(n)
     ]
-    return [Tissue(v, float(rng.choice((0, 5, 12, 30)) + 0.04 * abs(v)), float(rng.uniform(2.5, 9))) for v in values]
+    return [Tissue(v, float(rng.choice((0, 5, 10, 20)) + 0.03 * abs(v)), float(rng.uniform(2.5, 9))) for v in values]
 
 
 def _ground(room: Room) -> None:
@@ -120,7 +121,7 @@ def _ground(room: Room) -> None:
         room.labels[:] = room.label(room.tissue(fresh=0.1))
     inner = max(room.tissues)
     for _ in range(int(rng.choice((0, 0, 1, 2)))):
-        field = room.rough(everywhere, int(rng.integers(0, 3))) + rng.uniform(0.0, 1.2)
+        field = room.rough(everywhere, int(rng.choice((0, 1, 1, 2, 2, 2)))) + rng.uniform(0.0, 1.2)
         room.labels[(field < 0) & (room.labels == inner)] = room.label(room.tissue())
     room.n_ground = max(room.tissues)
 
@@ -139,19 +140,24 @@ def _body(room: Room) -> None:
 
 
 def _finished(room: Room, side: int) -> World:
-    """What is left of everything, with the targets that still show."""
+    """The world, with one thing on top in the rare case that everything was painted over."""
+    affine = np.array([[0, 0, -1, side / 2], [0, -1, 0, side / 2], [1, 0, 0, -side / 2], [0, 0, 0, 1]])
+    found = shown(room, Grid((side, side, side), affine))
+    if found.targets:
+        return found
+    room.walled = False
+    bodies.blob(room, Spot(np.full(3, side / 2), side / 4, over=True))
+    return shown(room, found.phantom.grid)
+
+
+def shown(room: Room, grid: Grid) -> World:
+    """What is left of everything in a room, with the targets that still show."""
     counts = np.bincount(room.labels.ravel(), minlength=max(room.tissues) + 1)
     targets = []
     for kind, labels in room.targets:
         there = tuple(i for i in labels if counts[i])
         if counts[list(there)].sum() >= LEAST_VOXELS and (kind, there) not in targets:
             targets.append((kind, there))
-    if not targets:  # everything was painted over: the likeliest world again, with one thing on top
-        room.walled = False
-        bodies.blob(room, Spot(np.full(3, side / 2), side / 4, over=True))
-        return _finished(room, side)
-    affine = np.array([[0, 0, -1, side / 2], [0, -1, 0, side / 2], [1, 0, 0, -side / 2], [0, 0, 0, 1]])
     names = {i: kind for i, kind in room.names.items() if counts[i]}
     tissues = {i: t for i, t in room.tissues.items() if counts[i] or i == 0}
-    phantom = Phantom(room.labels, Grid((side, side, side), affine), tissues, names)
-    return World(phantom, tuple(targets))
+    return World(Phantom(room.labels, grid, tissues, names), tuple(targets))
