@@ -21,11 +21,14 @@ class Stream(Protocol):
     """Samples without end. Made in a process beside the training; must pickle."""
 
     def batch(self, index: int) -> Any:
-        """The batch of an index: a pure function of it, whatever was asked before. Holds arrays, not tensors."""
+        """The batch of an index: a pure function of it, whatever was asked before. Holds arrays, not tensors.
+
+        Draws come from `np.random.default_rng([seed, index])`; the loop draws for `losses` from others.
+        """
 
 
 class Objective(Protocol):
-    """A net and what it is to become."""
+    """A net and what it is to become. Keeps nothing between batches but the net: a checkpoint holds nothing else."""
 
     net: nn.Module
 
@@ -33,15 +36,19 @@ class Objective(Protocol):
         """A loss for every optimiser step that a batch stays, and what to log beside it.
 
         The loop takes the gradient of each loss and steps the optimiser before it asks for the next one, so a next
-        prompt can answer what the net just said.
+        prompt can answer what the net just said. It is asked in training mode under autocast (float32 logits are
+        the objective's own care), with torch's global generator seeded for this batch.
 
         Args:
-            batch: of the stream.
+            batch: of the stream, in arrays; moving them to the device of the net is done here.
             rng: of this batch alone.
         """
 
     def validate(self) -> Measures:
-        """Scores on samples that are never trained on; the loop hands in the averaged weights. {} for none."""
+        """Scores on samples that are never trained on; the net holds the averaged weights meanwhile.
+
+        Asked in evaluation mode, without gradients, under autocast. {} for none. Columns of the log begin `valid_`.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +64,7 @@ class Settings:
         precision: of the forward pass: "bf16" or "fp32", or "auto": bf16 where the processor has it.
         seed: of everything drawn.
         keep_every: batches between checkpoints.
-        validate_every: batches between validations; 0 for none.
+        validate_every: batches between validations, the last batch has one too; 0 for none.
         ahead: batches made ahead of need by `makers` processes.
         makers: processes that make batches; 0 makes them in this one.
         threads: of the training process; 1 repeats exactly.
@@ -86,8 +93,10 @@ class Recipe:
     Attributes:
         name: what is trained.
         objective, stream, settings: see there.
-        save: writes the averaged weights of the net into a folder in the format that the model loads, and returns
-            the files; gets the folder, the net and what is known of the run (seed, steps, versions, command).
+        save: writes the averaged weights into a folder in the format that the model loads, and returns the files;
+            gets the folder, the net on the CPU and what is known of the run (seed, steps, versions, command). Called
+            at the end of every piece.
+        version: of all else that decides the weights (net, samples); a folder of another one is refused.
         note: one sentence for the user: on what it is trained.
     """
 
@@ -96,4 +105,5 @@ class Recipe:
     stream: Stream
     settings: Settings
     save: Callable[[Path, nn.Module, Mapping[str, Any]], list[Path]] = field(repr=False)
+    version: str = "1"
     note: str = ""

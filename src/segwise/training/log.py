@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from segwise.records import durable
+from segwise.training.checkpoint import written
 
 FILE = "log.csv"
 FIRST = ("batch", "step", "seconds")
@@ -17,14 +21,18 @@ class Log:
     Args:
         out: folder of the training.
         keep: number of batches that stand.
+        step: optimiser steps that stand.
+
+    Raises:
+        TrainingError: the disk is full, or the folder cannot be written.
     """
 
-    def __init__(self, out: Path, *, keep: int) -> None:
-        self._path = out / FILE
+    def __init__(self, out: Path, *, keep: int, step: int) -> None:
+        self._out, self._path = out, out / FILE
         self._columns, rows = _read(self._path)
         self._rows = [row for row in rows if int(row["batch"]) <= keep]
         self._rewrite()
-        self._board = _board(out)
+        self._board = _board(out, step)
 
     def write(self, batch: int, step: int, seconds: float, measures: Mapping[str, float]) -> None:
         """Append a row; a measure that is new gets a column of its own."""
@@ -36,7 +44,7 @@ class Log:
             self._columns += new
             self._rewrite()
         else:
-            with self._path.open("a", newline="", encoding="utf-8") as file:
+            with written(self._out), self._path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
         if self._board is not None:
             for key, value in measures.items():
@@ -48,10 +56,12 @@ class Log:
             self._board.close()
 
     def _rewrite(self) -> None:
-        with self._path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(self._rows)
+        with written(self._out):
+            durable.write_whole(self._path, text.getvalue().encode())
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -63,9 +73,9 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
         return list(reader.fieldnames or FIRST), rows
 
 
-def _board(out: Path) -> Any:
+def _board(out: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(out / "tensorboard"))
+    return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)

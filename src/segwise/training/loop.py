@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from segwise.training import checkpoint
 from segwise.training.ahead import batches
 from segwise.training.contract import Recipe, Settings
 from segwise.training.log import Log
+from segwise.training.precision import autocast, check_device
+from segwise.training.whole import whole
 
 Progress = Callable[[int, int, float, Mapping[str, float]], None]  # steps done, of all, seconds left, what is measured
 
@@ -53,6 +56,8 @@ class _Run:
     batch: int = 0
     step: int = 0
     seconds: float = 0.0
+    measures: dict[str, float] = field(default_factory=dict)  # of the last validation
+    whole: bool = True  # no batch is half done
 
 
 def train(
@@ -66,29 +71,36 @@ def train(
 ) -> Outcome:
     """Train, or go on where the folder's last checkpoint stands.
 
+    Ctrl-C waits for the batch at hand and keeps a checkpoint; `KeyboardInterrupt` is raised then.
+
     Args:
         recipe: what to train.
         out: folder of checkpoint, log and weights; made if need be.
-        minutes: stop after so long; the next call goes on. None: to the end of the schedule.
+        minutes: stop after so long, after one batch at the earliest; the next call goes on. None: to the end of the
+            schedule.
         device: where the net is trained.
         known: of the run, for the card that `recipe.save` writes.
         progress: told after every batch.
 
     Raises:
-        TrainingError: the folder holds another training, or a loss is no number; the last checkpoint stays.
+        TrainingError: the folder holds another training, is in use or cannot be written, or a loss or gradient is no
+            finite number; the last checkpoint stays.
     """
     settings = recipe.settings
-    out.mkdir(parents=True, exist_ok=True)
-    with _threads(settings.threads):
+    check_device(device)
+    with checkpoint.only_writer(out), _threads(settings.threads):
         torch.manual_seed(settings.seed)
         run = _begun(recipe, device)
-        identity = {"name": recipe.name, **_identity(settings)}
+        identity = {"name": recipe.name, "version": recipe.version, **_identity(settings)}
         checkpoint.resume(out, run, identity)
-        log = Log(out, keep=run.batch)
-        measures = _pieces(recipe, run, out, identity, log, minutes=minutes, progress=progress)
+        keep = functools.partial(checkpoint.save, out, run, identity)
+        with contextlib.closing(Log(out, keep=run.batch, step=run.step)) as log:
+            if run.step < settings.steps:
+                _piece(recipe, run, log, keep, minutes=minutes, progress=progress)
         told = {**(known or {}), "steps": run.step, "seconds": round(run.seconds), "seed": settings.seed}
-        files = recipe.save(out, run.averaged, told)
-    return Outcome(run.step, run.step >= settings.steps, run.seconds, tuple(files), measures)
+        with checkpoint.written(out):
+            files = recipe.save(out, run.averaged.to("cpu"), told)
+    return Outcome(run.step, run.step >= settings.steps, run.seconds, tuple(files), run.measures)
 
 
 def _begun(recipe: Recipe, device: str) -> _Run:
@@ -100,69 +112,111 @@ def _begun(recipe: Recipe, device: str) -> _Run:
     return _Run(net, copy.deepcopy(net).eval().requires_grad_(False), optimizer)
 
 
-def _pieces(
+def _piece(
     recipe: Recipe,
     run: _Run,
-    out: Path,
-    identity: Mapping[str, Any],
     log: Log,
+    keep: Callable[[], None],
     *,
     minutes: float | None,
     progress: Progress | None,
-) -> Mapping[str, float]:
+) -> None:
     """Batches until the schedule or the time is at its end; the checkpoint is always one of a whole batch."""
-    settings, measures = recipe.settings, dict[str, float]()
-    begun, before = time.monotonic(), run.seconds
-    until = math.inf if minutes is None else begun + 60 * minutes
-    first = run.step
+    settings = recipe.settings
+    clock = _Clock(run, settings.steps, minutes)
     with contextlib.closing(batches(recipe.stream, run.batch, ahead=settings.ahead, makers=settings.makers)) as made:
-        for batch in made if run.step < settings.steps else ():
-            shown = _one_batch(recipe, run, batch)
-            run.batch, run.seconds = run.batch + 1, before + time.monotonic() - begun
-            if settings.validate_every and run.batch % settings.validate_every == 0:
-                measures = _validated(recipe, run)
-            log.write(run.batch, run.step, run.seconds, {**shown, **measures})
-            done = run.step >= settings.steps or time.monotonic() >= until
-            if done or run.batch % settings.keep_every == 0:
-                checkpoint.save(out, run, identity)
-            if progress is not None:
-                pace = (time.monotonic() - begun) / max(1, run.step - first)
-                left = min((settings.steps - run.step) * pace, until - time.monotonic())
-                progress(run.step, settings.steps, max(0.0, left), {**shown, **measures})
-            if done:
-                break
-    log.close()
-    return measures
+        try:
+            for batch in made:
+                with whole():
+                    shown = _one_batch(recipe, run, batch, clock, log)
+                    done = run.step >= settings.steps or clock.over()
+                    if done or run.batch % settings.keep_every == 0:
+                        keep()
+                if progress is not None:
+                    progress(run.step, settings.steps, clock.left(run.step), {**shown, **run.measures})
+                if done:
+                    return
+        except KeyboardInterrupt:
+            if run.whole:
+                keep()
+            raise
 
 
-def _one_batch(recipe: Recipe, run: _Run, batch: Any) -> dict[str, float]:
+class _Clock:
+    """Seconds of all pieces, and how many are left of this one."""
+
+    def __init__(self, run: _Run, steps: int, minutes: float | None) -> None:
+        self._begun, self._before, self._first, self._steps = time.monotonic(), run.seconds, run.step, steps
+        self._until = math.inf if minutes is None else self._begun + 60 * minutes
+
+    def total(self) -> float:
+        return self._before + time.monotonic() - self._begun
+
+    def over(self) -> bool:
+        return time.monotonic() >= self._until
+
+    def left(self, step: int) -> float:
+        now = time.monotonic()
+        pace = (now - self._begun) / max(1, step - self._first)
+        return max(0.0, min((self._steps - step) * pace, self._until - now))
+
+
+def _one_batch(recipe: Recipe, run: _Run, batch: Any, clock: _Clock, log: Log) -> dict[str, float]:
+    """All that a batch brings: its steps, a validation where one is due, its row in the log."""
+    settings, run.whole = recipe.settings, False
+    shown = _steps(recipe, run, batch)
+    run.batch += 1
+    valid = {}
+    if settings.validate_every and (run.batch % settings.validate_every == 0 or run.step >= settings.steps):
+        valid = run.measures = _validated(recipe, run)
+    run.seconds = clock.total()
+    log.write(run.batch, run.step, run.seconds, {**shown, **valid})
+    run.whole = True
+    return shown
+
+
+def _steps(recipe: Recipe, run: _Run, batch: Any) -> dict[str, float]:
     """All optimiser steps of one batch; the mean of what its losses measured."""
     settings = recipe.settings
     shown: dict[str, list[float]] = {}
+    # numbers after the index keep these draws apart from a stream's own default_rng([seed, index])
     torch.manual_seed(int(np.random.default_rng([settings.seed, run.batch, 1]).integers(2**62)))
-    rng = np.random.default_rng([settings.seed, run.batch])
+    losses = recipe.objective.losses(batch, np.random.default_rng([settings.seed, run.batch, 2]))
+    device = next(run.net.parameters()).device.type
     run.net.train()
-    with autocast(settings.precision, next(run.net.parameters()).device.type):
-        for loss, measured in recipe.objective.losses(batch, rng):
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is {float(loss.detach())} at step {run.step}; the last checkpoint is kept: "
-                    "go on with a lower learning rate or precision=fp32"
-                )
-            rate = scheduled(run.step, settings)
-            for group in run.optimizer.param_groups:
-                group["lr"] = rate
-            run.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(run.net.parameters(), settings.clip)
-            run.optimizer.step()
-            run.step += 1
-            _average(run, settings)
-            for key, value in {"loss": float(loss.detach()), "rate": rate, **measured}.items():
-                shown.setdefault(key, []).append(value)
-            if run.step >= settings.steps:
-                break
+    while run.step < settings.steps:
+        with autocast(settings.precision, device):
+            answer = next(losses, None)
+        if answer is None:
+            break
+        loss, measured = answer
+        rate = _step(run, settings, loss)
+        for key, value in {"loss": float(loss.detach()), "rate": rate, **measured}.items():
+            shown.setdefault(key, []).append(value)
     return {key: float(np.mean(values)) for key, values in shown.items()}
+
+
+def _step(run: _Run, settings: Settings, loss: torch.Tensor) -> float:
+    """One step of the optimiser and of the average; its learning rate."""
+    _finite(loss, "loss", run.step)
+    rate = scheduled(run.step, settings)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    run.optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    _finite(nn.utils.clip_grad_norm_(run.net.parameters(), settings.clip), "gradient", run.step)
+    run.optimizer.step()
+    run.step += 1
+    _average(run, settings)
+    return rate
+
+
+def _finite(value: torch.Tensor, what: str, step: int) -> None:
+    if not torch.isfinite(value):
+        raise TrainingError(
+            f"the {what} is {float(value.detach())} at step {step}, expected a finite number; the last checkpoint is "
+            'kept: look at log.csv, and train with a lower rate or precision="fp32" in another folder'
+        )
 
 
 def scheduled(step: int, settings: Settings) -> float:
@@ -178,8 +232,8 @@ def _average(run: _Run, settings: Settings) -> None:
     keep = min(settings.average, (1 + run.step) / (10 + run.step))
     for mean, value in zip(run.averaged.parameters(), run.net.parameters(), strict=True):
         mean.lerp_(value, 1 - keep)
-    for mean, value in zip(run.averaged.buffers(), run.net.buffers(), strict=True):
-        mean.copy_(value)
+    for kept, now in zip(run.averaged.buffers(), run.net.buffers(), strict=True):
+        kept.copy_(now)
 
 
 def _validated(recipe: Recipe, run: _Run) -> dict[str, float]:
@@ -187,24 +241,11 @@ def _validated(recipe: Recipe, run: _Run) -> dict[str, float]:
     own = {key: value.clone() for key, value in run.net.state_dict().items()}
     run.net.load_state_dict(run.averaged.state_dict())
     run.net.eval()
-    with torch.no_grad(), autocast(recipe.settings.precision, next(run.net.parameters()).device.type):
-        found = {f"valid_{key}": value for key, value in recipe.objective.validate().items()}
-    run.net.load_state_dict(own)
-    return found
-
-
-def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 where it is asked for, or where "auto" finds a device that has it."""
-    wanted = precision == "bf16" or (precision == "auto" and has_bf16(device))
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=wanted)
-
-
-def has_bf16(device: str) -> bool:
-    """Whether a device multiplies bfloat16 in hardware."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    has = torch.backends.cpu.get_cpu_capability() if device == "cpu" else ""
-    return "AVX512" in has and bool(torch.cpu._is_avx512_bf16_supported())  # type: ignore[no-untyped-call]
+    try:
+        with torch.no_grad(), autocast(recipe.settings.precision, next(run.net.parameters()).device.type):
+            return {f"valid_{key}": float(value) for key, value in recipe.objective.validate().items()}
+    finally:
+        run.net.load_state_dict(own)
 
 
 def _identity(settings: Settings) -> dict[str, Any]:
