@@ -141,8 +141,10 @@ def _ct(values: Sequence[float], rng: np.random.Generator) -> list[float]:
 def _mr(values: Sequence[float], rng: np.random.Generator) -> list[float]:
     """A random grey level a value: by a random curve over the values, or independent; at times nearly alike."""
     n, kind = len(values), rng.random()
-    if kind < 0.45:  # independent
-        greys = rng.uniform(0.05, 1, n)
+    if kind < 0.45:  # independent, but tissues that are nearly alike stay so
+        bins = np.floor(np.array(values) / rng.choice((1.0, 8.0, 16.0)) + rng.random()).astype(int)
+        ids = np.unique(bins, return_inverse=True)[1]
+        greys = rng.uniform(0.05, 1, n)[ids] + rng.normal(0, 0.01, n)
     else:  # a curve: like values look alike
         knots = np.array([-1100.0, -700, -60, 0, 30, 60, 90, 130, 200, 400, 1200])
         heights = np.cumsum(rng.uniform(0, 1, 11)) if kind < 0.65 else rng.uniform(0, 1, 11)

@@ -66,16 +66,17 @@ def _cerebrum(stage: Stage, inner: Patch) -> tuple[int, ...]:
     """Cortex and white matter of both halves; returns the labels of white matter."""
     rng, mm = stage.rng, stage.spacing_mm
     x, y, z = (stage.coordinate(inner, i) for i in range(3))
-    folds = stage.room.rough(inner.where, 0) + 0.5 * stage.room.rough(inner.where, 1)
+    folds = stage.room.rough(inner.where, 0) + 0.3 * stage.room.rough(inner.where, 1)
     field = inner.field * mm
-    surface = field + np.maximum(0, rng.uniform(1.5, 3.5) - 7 * np.abs(folds))
+    thick, deep = rng.uniform(2.2, 3.6), rng.uniform(6, 16)
+    furrow = np.maximum(np.abs(folds) * 4.5 * mm / 2 - rng.uniform(0.4, 1.6), -field - deep)  # a sheet of fluid
     floor = -30 - z - np.maximum(0, y + 12) * 0.15
     temporal = np.minimum(((np.abs(x) - 44) / 24) ** 2 + ((y - 14) / 42) ** 2 + ((z + 34) / 24) ** 2 - 1, 1) * 20
-    surface = np.maximum(np.maximum(surface, 1.4 - np.abs(x)), np.minimum(floor, temporal))
-    deep = rng.uniform(3.0, 4.5)
-    core = np.maximum(surface + 2, field + deep + 5 + 6 * np.clip(folds, -1.3, 1.3))
+    bounds = np.maximum(np.maximum(field, 1.4 - np.abs(x)), np.minimum(floor, temporal))
+    surface = np.maximum(bounds, -furrow)
+    core = np.maximum(bounds + thick, thick - furrow)
     stem = ((x / 42) ** 2 + ((y - 4) / 60) ** 2 + ((z - 8) / 22) ** 2 - 1) * 15
-    core = np.minimum(core, np.maximum(stem, surface + 2))
+    core = np.minimum(core, np.maximum(stem, surface + 1.5))
     white = []
     for side, word in SIDES:
         half = -side * x
@@ -89,7 +90,7 @@ def _cerebrum(stage: Stage, inner: Patch) -> tuple[int, ...]:
 def _below(stage: Stage, size: float) -> None:
     rng = stage.rng
     lobes = [
-        stage.egg(np.array((s * 24, -48, -52)) * size, np.array((29, 27, 23)) * size, rough=0.05) for s, _ in SIDES
+        stage.egg(np.array((s * 23, -40, -52)) * size, np.array((29, 27, 23)) * size, rough=0.05) for s, _ in SIDES
     ]
     patch = joined(stage.room, lobes, soft=8 / stage.spacing_mm)
     x, z = stage.coordinate(patch, 0), stage.coordinate(patch, 2)
@@ -118,8 +119,8 @@ def _deep(stage: Stage, size: float) -> None:
         tail = (np.array([(13, 26, 4), (15, 12, 14), (17, -10, 20), (20, -26, 16)]) + up) * mirror
         stage.put(stage.pipe(tail, [7.5, 6, 4.2, 2.4]), Tissue(505, 16, 4), f"{word} caudate")
         horn = np.array([(7, 30, 8), (9, 12, 16), (11, -16, 20), (17, -42, 12), (27, -32, -8)]) + up
-        radii = np.array([2.5, 6.5, 6, 5.5, 7, 7, 5, 2.2]) * wide
-        stage.put(stage.pipe(horn * mirror, radii, n=14), _FLUID, f"{word} lateral ventricle")
+        bore = np.array([2.5, 6.5, 6, 5.5, 7, 7, 5, 2.2]) * wide
+        stage.put(stage.pipe(horn * mirror, bore, n=14), _FLUID, f"{word} lateral ventricle")
         sinus = stage.egg((side * 30 * size, -70 * size, -20), (28, 4, 4), tilt=(0, 0, side * 24))
         stage.put(sinus, Tissue(float(rng.choice((60, 700))), 10), f"{word} transverse sinus")
     stage.put(stage.egg(np.array((0, -8, 2)) + up, (2.6 * wide, 14, 11)), _FLUID, "third ventricle")
@@ -136,17 +137,23 @@ def _tumor(stage: Stage, at: Array, size_mm: float, white: tuple[int, ...]) -> N
     reach = size_mm * rng.uniform(0.1, 0.45)
     around = stage.egg(at, [size_mm * 0.5 + reach] * 3, rough=0.3)
     swollen = Tissue(rng.uniform(380, 640), 30, 7)
-    only = white if rng.random() < 0.6 else ()
+    inside_skull = tuple(i for i, name in room.names.items() if name != "skull")
+    only = white if rng.random() < 0.6 else inside_skull
     whole = [stage.put(around, swollen, "brain tumor", only=only, target=False)] if rng.random() < 0.75 else []
-    solid = stage.put(core, Tissue(rng.uniform(300, 620), 40, 5), "brain tumor", target=False)
+    solid = stage.put(
+        core, Tissue(rng.uniform(300, 620), 40, 5), "brain tumor", only=(*inside_skull, *whole), target=False
+    )
     inside = [solid]
     if rng.random() < 0.65:
         thick = size_mm * rng.uniform(0.05, 0.2) / mm
         uneven = core.field + thick * (0.4 + 0.8 * room.rough(core.where, 0))
         rim = Patch(core.where, np.maximum(core.field, -uneven - thick))
-        bright = stage.put(rim, Tissue(rng.uniform(780, 1000), 60, 4), "brain tumor", target=False)
+        bright = stage.put(rim, Tissue(rng.uniform(780, 1000), 60, 4), "brain tumor", only=inside, target=False)
         dead = Patch(core.where, uneven + thick)
-        inside += [bright, stage.put(dead, Tissue(rng.uniform(190, 420), 35, 5), "brain tumor", only=(solid, bright))]
+        inside += [
+            bright,
+            stage.put(dead, Tissue(rng.uniform(190, 420), 35, 5), "brain tumor", only=(solid, bright), target=False),
+        ]
         stage.union("enhancing tumor", bright)
     stage.union("tumor core", *inside)
     stage.union("brain tumor", *whole, *inside)
