@@ -24,6 +24,7 @@ class WeightFile:
         hub: "owner/name@revision:path" on the model hub, "" if it is not there.
         variant: which value of `variant=` needs it; "" if all do.
         signature: `weights.signature` of its tensors' names and shapes, by which a file of other bytes is recognised.
+        packaged: it comes with Segwise, in `weights/packaged`, and is never fetched, imported or packed.
     """
 
     file: str
@@ -35,6 +36,7 @@ class WeightFile:
     variant: str = ""
     signature: str = ""
     hub: str = ""
+    packaged: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -153,7 +153,7 @@ def _released(name: str) -> Iterator[tuple[dict[str, Any], Path]]:
     card: ModelCard = catalog.card("models", name)
     for file in card.weights:
         path = place(file)
-        if path.is_file():
+        if path.is_file() and not file.packaged:
             state, reason = state_of(file)
             if state == "damaged":
                 raise WeightsError(f"{path} is not packed: {reason}. Bring it again: segwise weights pull {name}")

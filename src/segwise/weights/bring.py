@@ -16,7 +16,7 @@ from segwise import catalog
 from segwise.card import ModelCard, WeightFile
 from segwise.errors import WeightsError
 from segwise.weights import archive
-from segwise.weights.local import CONFIG_LIMIT, EXTRA, damage, digest, folder, hashed, place, trusted
+from segwise.weights.local import CONFIG_LIMIT, EXTRA, REINSTALL, damage, digest, folder, hashed, place, trusted
 from segwise.weights.recognise import recognise
 from segwise.weights.tensors import flat, held, signature_of
 
@@ -86,7 +86,9 @@ def take(source: Path, file: WeightFile) -> Path:
         WeightsError: the folder cannot be written.
     """
     target = place(file)
-    if target.exists() and source.exists() and target.samefile(source):
+    if file.packaged and (not target.is_file() or damage(file)):
+        raise WeightsError(f"{target} is not as it was packed. {REINSTALL}")
+    if file.packaged or (target.exists() and source.exists() and target.samefile(source)):
         return target
     with staging() as scratch:
         copy = scratch / "file"

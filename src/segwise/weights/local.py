@@ -1,4 +1,4 @@
-"""The weights folder: where it is, what lies in it, and whether that is what the cards say."""
+"""The weights folder and the package's own weights: where they are, and whether they are what the cards say."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from segwise.errors import WeightsError
 VARIABLE = "SEGWISE_WEIGHTS_DIR"
 EXTRA = "imported"  # folder of checkpoints beside the released ones: imported/MODEL/DIGEST/checkpoint.pth
 CONFIG_LIMIT = 10_000_000  # bytes of a config.json beside a checkpoint
+PACKAGED = Path(__file__).parent / "packaged"  # weights that come with Segwise
+REINSTALL = "It belongs to Segwise itself: install Segwise again"
 _CHUNK = 1 << 20
 _known: dict[str, str] = {}  # stamp of a file version -> its SHA-256
 
@@ -37,7 +39,8 @@ class Status:
         state: "present", "missing", "damaged", "trusted" (other bytes that the user chose to trust) or "unverified"
             (no card states its digest: usable, its results are shown and not ranked).
         reason: why it is damaged, else "".
-        source: "wheel", "hub", "url" or "import": the ways to get it, joined by " or ".
+        source: "wheel", "hub", "url" or "import": the ways to get it, joined by " or "; "package": it came with
+            Segwise.
     """
 
     model: str
@@ -80,10 +83,8 @@ def require(name: str, card: ModelCard, *, variant: str = "") -> dict[str, Path]
     for file in files:
         reason = damage(file)
         if reason:
-            raise WeightsError(
-                f"{place(file)} is not the file that {name} needs: {reason}. "
-                f"Remove it, then type: segwise weights pull {name}"
-            )
+            again = REINSTALL if file.packaged else f"Remove it, then type: segwise weights pull {name}"
+            raise WeightsError(f"{place(file)} is not the file that {name} needs: {reason}. {again}")
     return {file.file: place(file) for file in files}
 
 
@@ -97,7 +98,7 @@ def status() -> list[Status]:
             if place(file).is_file():
                 state, reason = state_of(file)
             offered = (("wheel", file.wheel), ("hub", file.hub), ("url", file.url))
-            ways = [way for way, there in offered if there] or ["import"]
+            ways = ["package"] if file.packaged else [way for way, there in offered if there] or ["import"]
             found.append(
                 Status(
                     model=name,
@@ -168,15 +169,15 @@ def wanted(card: ModelCard, variant: str) -> tuple[WeightFile, ...]:
 
 
 def place(file: WeightFile) -> Path:
-    """Where a file belongs.
+    """Where a file belongs: in the weights folder, or in the package.
 
     Raises:
-        WeightsError: its card names a place outside the weights folder.
+        WeightsError: its card names a place outside of it.
     """
     parts = file.file.replace("\\", "/").split("/")
     if not file.file or any(part in ("", ".", "..") or ":" in part for part in parts):
         raise WeightsError(f'a card names the weight file "{file.file}"; expected a name inside the weights folder')
-    return folder().joinpath(*parts)
+    return (PACKAGED if file.packaged else folder()).joinpath(*parts)
 
 
 def trusted(file: WeightFile) -> Path:
@@ -236,6 +237,9 @@ def damage(file: WeightFile) -> str:
 
 
 def _how_to_get(name: str, missing: list[WeightFile]) -> str:
+    lost = [place(file) for file in missing if file.packaged]
+    if lost:
+        return f"{name} has no weights here: {lost[0]} is not there. {REINSTALL}"
     names = ", ".join(file.file for file in missing)
     pull = f"segwise weights pull {name}" if any(f.wheel or f.url or f.hub for f in missing) else ""
     bring = f"segwise weights import FILE{' (if you have the file already)' if pull else ''}"

