@@ -70,7 +70,7 @@ def _chest(stage: Stage, scale: float) -> None:
         for _ in range(4):
             at = np.array([side * 76, -8, 118]) + rng.normal(0, 22, 3)
             pipe = stage.pipe(np.stack([at, at + rng.normal(0, 18, 3)]), [2.4, 1], n=4)
-            vessels.append(stage.put(pipe, Tissue(40, 10), only=(label,)))
+            vessels.append(stage.put(pipe, Tissue(40, 10), "lung vessel", only=(label,), target=False))
         stage.union(f"{word} lung", label, *vessels)
     heart = stage.egg((-22, 40, 122), (56, 40, 30), rough=0.05)
     stage.put(heart, Tissue(rng.uniform(60, 160), 9, 5), "heart")

@@ -1,4 +1,4 @@
-"""Graded damage to a generated scan, in five levels, for stress tests: noise, bias, motion, streaks and what is missing.
+"""Graded damage to a generated scan, in five levels, for stress tests: noise, bias, motion, streaks, missing parts.
 
 Every corruption is a pure function `(scan, level, seed) -> Scan`. Level 1 is what a reader hardly notices, level 5 what
 makes a technician repeat the scan. References stay those of the undamaged scan, except where tissue is truly absent.
@@ -38,9 +38,9 @@ def corrupted(scan: Scan, name: str, *, level: int, seed: int) -> Scan:
 
 
 def noise(scan: Scan, level: int, seed: int) -> Scan:
-    """Additive Gaussian noise (on MR of magnitudes: Rician) of 4 to 64 % of the contrast."""
+    """Additive Gaussian noise (on MR of magnitudes: Rician) of 5 to 80 % of the contrast."""
     rng, image = _begin(scan, seed, 1)
-    sigma = _contrast(image) * 0.02 * 2**level
+    sigma = _contrast(scan) * 0.025 * 2**level
     if _is_mr(scan):
         real, imaginary = rng.normal(0, sigma, (2, *image.shape))
         return _with(scan, np.sqrt((image + real) ** 2 + imaginary**2))
@@ -48,15 +48,15 @@ def noise(scan: Scan, level: int, seed: int) -> Scan:
 
 
 def bias(scan: Scan, level: int, seed: int) -> Scan:
-    """A smooth factor whose logarithm has a standard deviation of 0.12 a level (above the scan's least value)."""
+    """MR: a smooth factor whose logarithm spreads by 0.12 a level. CT: a smooth shift (cupping) of 25 HU a level."""
     rng, image = _begin(scan, seed, 2)
     scale = [max(4.0, 90 / s) for s in scan.volume.grid.spacing_mm]
-    low = image.min()
-    return _with(scan, low + (image - low) * np.exp(0.12 * level * smooth(image.shape, rng, scale=scale)))
+    field = level * smooth(image.shape, rng, scale=scale)
+    return _with(scan, image * np.exp(0.12 * field) if _is_mr(scan) else image + 25 * field)
 
 
 def ghosts(scan: Scan, level: int, seed: int) -> Scan:
-    """Copies shifted along the rows, as of a chest that moves, with 6 % of the signal a level."""
+    """Copies shifted along the rows, as of a chest that moves, with 5 % (CT: 2 %) of the signal a level."""
     rng, image = _begin(scan, seed, 3)
     n = image.shape[1]
     low = image.min()
@@ -64,7 +64,13 @@ def ghosts(scan: Scan, level: int, seed: int) -> Scan:
     out = image.copy()
     for i in (1, 2):
         for sign in (-1, 1):
-            out += 0.06 * level / i * (np.roll(image, sign * i * step, axis=1) - low) * (1 if i == 1 else -1)
+            out += (
+                (0.05 if _is_mr(scan) else 0.02)
+                * level
+                / i
+                * (np.roll(image, sign * i * step, axis=1) - low)
+                * (1 if i == 1 else -1)
+            )
     return _with(scan, out)
 
 
@@ -97,7 +103,7 @@ def streaks(scan: Scan, level: int, seed: int) -> Scan:
     rays = sum(np.sin(k * angle + rng.uniform(0, 6)) for k in rng.integers(4, 20, 4)) / 2
     fade = np.exp(-((z / (8 + 4 * level)) ** 2)) / (1 + far / 40)
     metal = (far < 3 + level) & (np.abs(z) < 4 + 2 * level)
-    out = image + 0.4 * level * _contrast(image) * rays * fade
+    out = image + 0.4 * level * _contrast(scan) * rays * fade
     return _with(scan, np.where(metal, image.max(), out))
 
 
@@ -139,7 +145,8 @@ def missing(scan: Scan, level: int, seed: int) -> Scan:
     for label in gone:
         mask = scan.labels == label
         rim = _beside(mask) & (labels == 0)
-        values = image[rim] if rim.any() else image[scan.labels == 0]
+        values = np.sort(image[rim] if rim.any() else image[scan.labels == 0])
+        values = values[len(values) // 4 : len(values) * 3 // 4 + 1]
         out[mask] = rng.choice(values, int(mask.sum())) if len(values) else image.min()
         labels[mask] = 0
     kept = _with(scan, out)
@@ -162,8 +169,11 @@ def _begin(scan: Scan, seed: int, salt: int) -> tuple[np.random.Generator, Array
     return np.random.default_rng([seed, 31, salt]), scan.volume.array[0].astype(np.float64)
 
 
-def _contrast(image: Array) -> float:
-    low, high = np.percentile(image, (30, 95))
+def _contrast(scan: Scan) -> float:
+    """Between soft tissues: 150 HU, or from the 30th to the 95th percentile of an MR."""
+    if not _is_mr(scan):
+        return 150.0
+    low, high = np.percentile(scan.volume.array, (30, 95))
     return float(max(high - low, 1.0))
 
 

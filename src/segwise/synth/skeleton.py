@@ -147,7 +147,7 @@ def mass(
     ]
     patch = joined(room, lobes, soft=size_mm * rng.uniform(0.02, 0.2) / stage.spacing_mm)
     labels = [room.paint(patch, tissue, name, only=within)]
-    for _ in range(int(rng.integers(0, 4))):
+    for _ in range(int(rng.integers(1, 4))):
         depth = size_mm * rng.uniform(0.02, 0.16) / stage.spacing_mm
         field = patch.field + depth + rng.uniform(0.5, 3) * room.rough(patch.where, int(rng.integers(0, 2)))
         value = tissue.value + rng.choice((-1, 1)) * rng.uniform(8, 70)
