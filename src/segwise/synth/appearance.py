@@ -118,7 +118,7 @@ def _looks(tissues: Mapping[int, Tissue], rng: np.random.Generator, style: str) 
     greys = dict(zip(values, _ct(values, rng) if style == "ct" else _mr(values, rng), strict=True))
     spread = float(np.std(list(greys.values()))) + 1e-3
     strength = rng.choice((0.0, 0.4, 0.8, 1.4))
-    drawn = {v: rng.gamma(1.2, 0.07) * spread for v in values}
+    drawn = {v: rng.gamma(1.2, 0.05) * spread for v in values}
     kind = {v: int(rng.integers(0, 3)) for v in values}
     for i, tissue in tissues.items():
         means[i] = greys[tissue.value]
@@ -199,7 +199,7 @@ def _acquired(image: Array, contrast: float, spacing: Sequence[float], rng: np.r
     if style == "mr":
         if rng.random() < 0.7:
             scale = [rng.uniform(50, 120) / s for s in spacing]
-            image = image * np.exp(np.float32(rng.uniform(0.05, 0.4)) * smooth(shape, rng, scale=scale))
+            image = image * np.exp(np.float32(rng.uniform(0.03, 0.3)) * smooth(shape, rng, scale=scale))
         first, second = (_grain(shape, rng) * np.float32(sigma) for _ in range(2))
         image = np.sqrt((image + first) ** 2 + second**2)
     else:

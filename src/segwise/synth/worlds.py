@@ -13,7 +13,7 @@ import numpy as np
 from segwise.geometry import Array, Grid
 from segwise.synth import bodies, strands
 from segwise.synth.phantom import Phantom, Tissue
-from segwise.synth.room import Room, Spot, ellipsoid
+from segwise.synth.room import Room, Spot, ellipsoid, turned
 
 LEAST_VOXELS = 40  # a target smaller than this after everything is painted is none
 
@@ -120,10 +120,37 @@ def _ground(room: Room) -> None:
     else:
         room.labels[:] = room.label(room.tissue(fresh=0.1))
     inner = max(room.tissues)
+    if rng.random() < 0.22:
+        _cells(room, inner)
     for _ in range(int(rng.choice((0, 0, 1, 2)))):
         field = room.rough(everywhere, int(rng.choice((0, 1, 1, 2, 2, 2)))) + rng.uniform(0.0, 1.2)
         room.labels[(field < 0) & (room.labels == inner)] = room.label(room.tissue())
     room.n_ground = max(room.tissues)
+
+
+def _cells(room: Room, ground: int) -> None:
+    """The ground divided into touching cells, as organs and muscles fill a body; each is a target."""
+    rng, n, side = room.rng, int(room.rng.integers(5, 22)), room.labels.shape[0]
+    stretch = (turned(rng) * np.exp(rng.normal(0, 0.5, 3))).astype(np.float32)
+    places = (rng.uniform(-0.05, 1.05, (n, 3)) * side).astype(np.float32) @ stretch
+    bias = (places**2).sum(axis=1) - (rng.uniform(0, 0.2, n) * side).astype(np.float32) ** 2
+    pull = np.ascontiguousarray((-2 * places @ stretch.T).astype(np.float32))
+    far = pull @ room.bent.reshape(3, -1) + bias[:, None]  # [n, voxels], up to what all cells share
+    best, which = far[0].copy(), np.zeros(far.shape[1], dtype=np.int16)
+    for i in range(1, n):
+        which[far[i] < best] = i
+        np.minimum(best, far[i], out=best)
+    which = which.reshape(room.labels.shape)
+    inside = room.labels == ground
+    if rng.random() < 0.5:  # thin septa
+        for axis in range(3):
+            edge = np.diff(which, axis=axis, append=which.take([-1], axis=axis)) != 0
+            inside &= ~edge
+    alike = room.tissue()
+    ids = [room.label(alike if rng.random() < 0.4 else room.tissue(), "cell") for _ in range(n)]
+    room.labels[inside] = np.array(ids, dtype=np.int16)[which[inside]]
+    for label in ids:
+        room.target("cell", label)
 
 
 def _body(room: Room) -> None:
