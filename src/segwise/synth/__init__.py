@@ -8,4 +8,4 @@ trained on them.
 """
 
 DEMO_SEEDS = range(1000)
-GENERATOR = 2  # raised whenever a seed of `worlds`, `regions` or `appearance` gives something else than before
+GENERATOR = 3  # raised whenever a seed of `worlds`, `regions` or `appearance` gives something else than before

@@ -146,9 +146,10 @@ def _mr(values: Sequence[float], rng: np.random.Generator) -> list[float]:
         ids = np.unique(bins, return_inverse=True)[1]
         greys = rng.uniform(0.05, 1, n)[ids] + rng.normal(0, 0.01, n)
     else:  # a curve: like values look alike
-        knots = np.array([-1100.0, -700, -60, 0, 30, 60, 90, 130, 200, 400, 1200])
-        heights = np.cumsum(rng.uniform(0, 1, 11)) if kind < 0.65 else rng.uniform(0, 1, 11)
-        greys = np.interp(values, knots, heights / heights.max()) + rng.normal(0, 0.02, n)
+        knots = np.unique(np.quantile(values, np.linspace(0, 1, int(rng.integers(3, 10)))))
+        heights = rng.uniform(0, 1, len(knots))
+        heights = np.cumsum(heights) if kind < 0.65 else heights
+        greys = np.interp(values, knots, heights / heights.max()) + rng.normal(0, 0.01, n)
     if rng.random() < 0.3:
         greys = 1 - greys
     if rng.random() < 0.25:  # barely visible
