@@ -71,8 +71,8 @@ CARD = ModelCard(
         "its evaluation averages the scores of masks at thresholds 0.1, 0.3, 0.5, 0.7 and 0.9; here 0.5",
         "its relative-position tables and its decoder's attention among tokens differ from SAM's, so a file of SAM is "
         "none of Med-SA",
-        "where a slice has several windows, the attention along depth is taken to group windows and slices as they "
-        "follow each other in the batch, which mixes them (the default); stored outputs show it for one window only. "
+        "where a slice has several windows, the attention along depth groups windows and slices as they follow each "
+        "other in the batch, which mixes them, as the original does (the default); "
         "apart=true keeps each window to itself",
         "lift=propagate and lift=orthogonal are Segwise's",
     ),
