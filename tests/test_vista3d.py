@@ -290,6 +290,14 @@ def test_a_file_under_monais_names_is_read_as_well(tmp_path):
     assert torch.equal(model.parts.net.class_head.class_embeddings.weight, net.class_head.class_embeddings.weight)
 
 
+def test_the_heads_tables_of_classes_may_differ_in_length(tmp_path):
+    torch.manual_seed(0)
+    net = VistaNet(embed=8, blocks=(1, 1), classes=140, point_classes=512)  # the point head's default is 512
+    torch.save(net.state_dict(), tmp_path / "model.pt")
+    model = vista3d.load(checkpoint=str(tmp_path / "model.pt"), accept_non_commercial=True)
+    assert len(model.parts.net.class_head.class_embeddings.weight) == 140
+
+
 def test_full_size_keys(parity_dir):
     path = parity_dir / "keys" / "vista3d.json"
     if not path.exists():

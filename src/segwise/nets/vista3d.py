@@ -32,6 +32,7 @@ class VistaNet(PromptNet):
         embed: channels of the first stage and of the heads.
         blocks: residual blocks of each stage.
         classes: rows of the table of class embeddings.
+        point_classes: rows of the point head's own table, which nothing reads; `classes` by default.
         channels: of the image.
         mlp: the class head maps its embeddings.
         last_supported: the last class that was trained.
@@ -43,6 +44,7 @@ class VistaNet(PromptNet):
         embed: int,
         blocks: Sequence[int],
         classes: int,
+        point_classes: int | None = None,
         channels: int = 1,
         mlp: bool = True,
         last_supported: int = LAST_SUPPORTED,
@@ -60,7 +62,9 @@ class VistaNet(PromptNet):
             dsdepth=1,
         )
         self.class_head = ClassMappingClassify(n_classes=classes, feature_size=embed, use_mlp=mlp)
-        self.point_head = PointMappingSAM(feature_size=embed, n_classes=classes, last_supported=last_supported)
+        self.point_head = PointMappingSAM(
+            feature_size=embed, n_classes=point_classes or classes, last_supported=last_supported
+        )
         self.last_supported = last_supported
         self.multiple = 2 ** (len(blocks) - 1)
 
@@ -174,6 +178,7 @@ def net_of(shapes: Mapping[str, Sequence[int]], *, last_supported: int = LAST_SU
         embed=int(first[0]),
         blocks=[len(blocks[stage]) for stage in sorted(blocks)],
         classes=int(shapes["class_head.class_embeddings.weight"][0]),
+        point_classes=int(shapes["point_head.class_embeddings.weight"][0]),
         channels=int(first[1]),
         mlp="class_head.mlp.0.weight" in shapes,
         last_supported=last_supported,
