@@ -15,9 +15,10 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -33,6 +34,9 @@ from segwise.geometry import Volume
 from segwise.records.run import Run
 from segwise.session import Session
 from segwise.store import FeatureStore
+
+if TYPE_CHECKING:
+    from segwise.training.loop import Outcome, Progress
 
 Tick = Callable[[int, int, str], None]
 would_read = io.would_read
@@ -51,6 +55,7 @@ __all__ = [
     "run",
     "score",
     "segment",
+    "train",
     "would_read",
 ]
 FORMATS = ("csv", "parquet", "jsonl")
@@ -233,6 +238,53 @@ def segment(
         seconds=seconds,
         presence=presence,
     )
+
+
+def train(
+    name: str,
+    out: Path | str,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    threads: int | None = None,
+    makers: int | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Train a model that ships with Segwise, or go on where the folder's last checkpoint stands.
+
+    Args:
+        name: a recipe, as in `segwise list recipes`.
+        out: folder of checkpoint, log and weights.
+        minutes: stop after so long; the next call goes on. None: to the end of the schedule.
+        steps: optimiser steps of the whole schedule; None: the recipe's own.
+        seed: of everything drawn.
+        device: "cpu", "cuda", "cuda:1", "mps".
+        threads, makers: threads of the training and processes that make samples; None: the recipe's own.
+        progress: told steps done, steps of all, seconds left and measures after every batch.
+
+    Raises:
+        TrainingError: no such recipe, the folder holds another training, is in use or cannot be written, or the
+            training came to a number that is none.
+    """
+    from segwise.training import names as recipes
+
+    recipe = recipes.load(name, seed=seed, steps=steps)
+    from segwise.training import loop
+
+    changed: dict[str, Any] = {
+        key: value for key, value in {"threads": threads, "makers": makers}.items() if value is not None
+    }
+    recipe = replace(recipe, settings=replace(recipe.settings, **changed))
+    words = ["segwise", "train", name, *(["--steps", str(steps)] if steps else []), "--seed", str(seed)]
+    known: dict[str, Any] = {
+        "command": " ".join(words),
+        "versions": loop.versions(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+    }
+    known |= {"device": device, "threads": recipe.settings.threads}
+    return loop.train(recipe, Path(out), minutes=minutes, device=device, known=known, progress=progress)
 
 
 def _doubts(

@@ -14,6 +14,7 @@ import typer
 
 from segwise import __version__
 from segwise.cli import show as screen
+from segwise.cli.train import train
 from segwise.cli.weights import Json, weights_app
 from segwise.errors import SegwiseError, SpecError
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     epilog="Start with: segwise demo",
 )
 app.add_typer(weights_app, name="weights")
+app.command()(train)
 
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
@@ -94,7 +96,9 @@ def cases(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="models, datasets, prompters, metrics, adapters, wrappers or plans")],
+    kind: Annotated[
+        str, typer.Argument(help="models, datasets, prompters, metrics, adapters, wrappers, plans or recipes")
+    ],
     json: Json = False,
 ) -> None:
     """List the members of a kind."""
@@ -331,7 +335,9 @@ def main() -> None:
 
 
 def _stopped() -> None:
-    screen.error("stopped; no half file is left, and what a run or session has finished is kept: repeat to go on")
+    screen.error(
+        "stopped; no half file is left, and what a run, session or training has finished is kept: repeat to go on"
+    )
     sys.exit(130)
 
 

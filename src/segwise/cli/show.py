@@ -17,6 +17,7 @@ from rich.table import Table
 
 from segwise import catalog
 from segwise.errors import SegwiseError
+from segwise.training import names as recipes
 
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -132,9 +133,11 @@ class _Lines:
 
 def members(kind: str, *, json: bool) -> None:
     """All members of a kind, which may stand in the singular."""
-    kind = f"{kind}s" if f"{kind}s" in catalog.KINDS else kind
-    names = catalog.names(kind)
-    if kind == "plans":
+    kind = f"{kind}s" if f"{kind}s" in (*catalog.KINDS, "recipes") else kind
+    names = recipes.names() if kind == "recipes" else catalog.names(kind)
+    if kind == "recipes":
+        rows = [(name, recipes.summary(name)) for name in names]
+    elif kind == "plans":
         rows = [(name, _question(catalog.plan_path(name))) for name in names]
     else:
         rows = [(name, catalog.member(kind, name).card.summary) for name in names]
@@ -385,7 +388,7 @@ def _print(table: Table) -> None:
 
 
 def _facts(kind: str, name: str) -> dict[str, Any]:
-    if kind == "plans":
+    if kind in ("plans", "recipes"):
         return {}
     found = catalog.member(kind, name)
     return {"arguments": {p.name: str(p) for p in found.parameters.values()}, **_fields(found.card)}

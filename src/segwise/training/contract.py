@@ -30,14 +30,17 @@ class Stream(Protocol):
 class Objective(Protocol):
     """A net and what it is to become. Keeps nothing between batches but the net: a checkpoint holds nothing else."""
 
-    net: nn.Module
+    @property
+    def net(self) -> nn.Module:
+        """The net, whole."""
 
     def losses(self, batch: Any, rng: np.random.Generator) -> Iterator[tuple[Tensor, Measures]]:
         """A loss for every optimiser step that a batch stays, and what to log beside it.
 
         The loop takes the gradient of each loss and steps the optimiser before it asks for the next one, so a next
-        prompt can answer what the net just said. It is asked in training mode under autocast (float32 logits are
-        the objective's own care), with torch's global generator seeded for this batch.
+        prompt can answer what the net just said. The weights have changed then: every loss needs a forward pass of
+        its own; nothing computed with gradients outlives a yield. It is asked in training mode, under autocast
+        (float32 logits are the objective's own care), with torch's global generator seeded for this batch.
 
         Args:
             batch: of the stream, in arrays; moving them to the device of the net is done here.

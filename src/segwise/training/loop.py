@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from segwise import __version__
 from segwise.errors import TrainingError
 from segwise.training import checkpoint
 from segwise.training.ahead import batches
@@ -246,6 +247,11 @@ def _validated(recipe: Recipe, run: _Run) -> dict[str, float]:
             return {f"valid_{key}": float(value) for key, value in recipe.objective.validate().items()}
     finally:
         run.net.load_state_dict(own)
+
+
+def versions() -> dict[str, str]:
+    """What a training ran with, for its card."""
+    return {"segwise": __version__, "torch": str(torch.__version__), "numpy": np.__version__}
 
 
 def _identity(settings: Settings) -> dict[str, Any]:
