@@ -99,6 +99,16 @@ def test_conform_keeps_voxels_of_a_grid_that_fits_and_is_8_bit():
     assert out.array.sum() == back.sum()
 
 
+def test_conform_is_black_outside_the_voxel_centres():
+    affine = np.array([[-1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  # to L, I, A
+    array = np.full((1, 4, 6, 7), 9.0, dtype=np.float32)
+    array[0, 0, 0, 0] = 0
+    out = conform(Volume.of(array, Grid((4, 6, 7), affine))).array[0]
+    low, high = (np.argwhere(out > 0).min(0), np.argwhere(out > 0).max(0) + 1)
+    assert (high - low).tolist() == [3, 5, 6]  # up to the last voxel's centre, which is black
+    assert out[126, 125, 125] == 128  # an axis of 7 is seen between its voxels: half of 0 and 255, rounded up
+
+
 def test_conform_reads_what_is_not_finite_as_the_least():
     array = np.ones((4, 4, 4), dtype=np.float32) * 5
     array[0, 0, 0], array[1, 1, 1], array[2, 2, 2] = np.nan, np.inf, 9

@@ -5,8 +5,9 @@ along the patient's axes; its voxel 128 on each axis is the place of the input's
 values are scaled and cut first, then interpolated linearly, then rounded to 8 bits. The upper limit leaves 2 % of the
 non-zero voxels above it (FreeSurfer's mri_convert: 0.1 %).
 
-Differs on purpose: niimath cuts the fraction off part of each sampling place, which shifts an image by up to a voxel
-where the grids do not coincide (as they do for whole voxels of 1 mm along the patient's axes); here nothing is shifted.
+Nothing is made up at the border: a place before the centre of the first voxel of an axis, or at or beyond that of the
+last one, is 0. Halves are rounded up. Of eight images seven came out as from niimath 1.0.20261016 (at most 390 of
+16.8 M voxels differ, by one grey level), and one of 3 mm voxels differs by up to 18 grey levels.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from segwise.geometry import Array, Grid, Volume, regrid
 AXES = "LIA"
 SIZE = 256
 BINS = 1000
+PLACE = 1e-4  # voxels, of rounding in a sampling place
 TOP = 0.98  # share of the non-zero voxels that stays below the upper limit (mri_convert itself: 0.999)
 
 
@@ -58,4 +60,22 @@ def conform(volume: Volume) -> Volume:
     scaled = np.clip((values - np.float32(low)) * np.float32(255 / (top - low)), 0, 255)
     grid = conformed_grid(volume.grid)
     moved = regrid(scaled, volume.grid, grid, order=1, outside=0.0)
-    return Volume.of(np.rint(moved).astype(np.uint8), grid, volume.channels[:1])
+    rounded = np.floor(moved + np.float32(0.5)).astype(np.uint8)
+    return Volume.of(np.where(within(volume.grid, grid), rounded, np.uint8(0)), grid, volume.channels[:1])
+
+
+def within(source: Grid, grid: Grid) -> Array:
+    """bool [256, 256, 256]: which voxels of a conformed grid lie between the source's voxel centres.
+
+    An axis of one voxel has nothing between and bounds nothing.
+    """
+    corner = source.index(grid.mm([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]))
+    steps = np.arange(SIZE)
+    inside = np.ones(grid.shape, dtype=bool)
+    for axis, n in enumerate(source.shape):
+        if n == 1:
+            continue
+        start, (d, h, w) = corner[0, axis], corner[1:, axis] - corner[0, axis]
+        place = (start + d * steps)[:, None, None] + (h * steps)[:, None] + w * steps
+        inside &= (place >= -PLACE) & (place < n - 1 - PLACE)
+    return inside
