@@ -18,6 +18,7 @@ from segwise.errors import RunError
 from segwise.records.run import Run as RunFolder
 from segwise.records.types import Plan, Record, Score
 from segwise.report import build, by_slice, page, ranking, rows
+from segwise.report.gather import gather
 
 VOID = {"wbr", "meta", "link", "br", "image", "path", "use", "rect", "img", "hr", "circle", "line"}
 
@@ -387,6 +388,18 @@ def test_unknown_weights_are_called_unknown_and_never_ranked() -> None:
     assert "unknown weights: not ranked" in text and "random weights: not ranked" in text
     assert "general: random" not in text and "4f2a91c0ffee" in text
     assert re.search("vouch for it: segwise weights import --trust FILE", text)
+
+
+def test_what_a_card_remarks_of_a_spec_stands_beside_every_name_of_it() -> None:
+    card = {"title": "General", "remarks": {"size=nano": "nano, trained on synthetic data"}}
+    run = join(
+        *(outcome("general(size=nano)+flips", case=c, dsc=(0.9,), card=card) for c in "ab"),
+        *(outcome("general", case=c, dsc=(0.8,), card=card) for c in "ab"),
+    )
+    gathered = gather(*run)
+    assert [arm.remark for arm in gathered.arms] == ["", "nano, trained on synthetic data"]
+    assert gathered.arms[1].label.endswith("(nano, trained on synthetic data)")
+    assert said(run).count("nano, trained on synthetic data") > 3
 
 
 def test_one_unknown_file_of_several_makes_the_weights_unknown() -> None:

@@ -64,6 +64,8 @@ class ModelCard:
         input: orientation, spacing, size and intensity it works in, in words.
         deviations: where it differs from the original, and what the original does.
         seconds_hint: rough seconds a task on a laptop CPU, for the first estimate of time left.
+        remarks: what every table and figure says beside the model's name: "size=nano" -> "nano, trained on synthetic
+            data" for specs with that argument, "" -> ... for all.
     """
 
     title: str
@@ -87,6 +89,7 @@ class ModelCard:
     input: str = ""
     deviations: tuple[str, ...] = ()
     seconds_hint: float = 1.0
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from segwise import spec
+from segwise.errors import SpecError
 from segwise.records.types import DOUBTS, STAGES, Record, Score
 from segwise.report.statistics import Floats
+from segwise.spec import Spec
 
 PREFERRED = ("DSC", "NSD", "IoU")  # what arms are ranked by: the first one that was measured
 ENOUGH = 0.5  # an arm is ranked if it has a value for at least this share of what it was asked
@@ -69,6 +72,7 @@ class Arm:
         asked: items it was run on, whether it answered or failed.
         counts: outcomes by status.
         doubt: "random" or "unknown" if its weights are: shown, never ranked; "" otherwise.
+        remark: what its model's card says of such a spec wherever it is shown, "" if nothing; the label has it too.
         provenance: of one of its records, the fullest.
     """
 
@@ -79,6 +83,7 @@ class Arm:
     asked: frozenset[Item]
     counts: Counter[str]
     doubt: str
+    remark: str
     provenance: Mapping[str, Any]
 
     @property
@@ -176,12 +181,11 @@ def gather(records: Sequence[Record], scores: Sequence[Score]) -> Gathered:
     for key, rounds in by_target.items():
         outcome = _outcome(rounds, scores_of.get(key, []), primary=primary)
         by_arm[outcome.last.model, outcome.last.prompter].append(outcome)
-    labels = _labels(by_arm)
     return Gathered(
         primary=primary,
         measures=tuple(measures),
         curves=tuple(sorted({name for name, score in named if score.round < 0})),
-        arms=tuple(_arm(key, labels[key], by_arm[key], primary) for key in sorted(by_arm)),
+        arms=tuple(_arm(key, by_arm[key], primary) for key in sorted(by_arm)),
         metrics=metrics,
     )
 
@@ -242,7 +246,7 @@ def _fits(score: Score, record: Record) -> bool:
     return not score.mask or score.mask == record.mask
 
 
-def _arm(key: ArmKey, label: str, outcomes: Sequence[Outcome], primary: str) -> Arm:
+def _arm(key: ArmKey, outcomes: Sequence[Outcome], primary: str) -> Arm:
     found: dict[Item, list[float]] = defaultdict(list)
     for outcome in outcomes:
         value = outcome.values.get(primary)
@@ -250,20 +254,30 @@ def _arm(key: ArmKey, label: str, outcomes: Sequence[Outcome], primary: str) -> 
             found[outcome.item].append(value)
     provenance = max((o.last.provenance for o in outcomes), key=lambda p: (bool(p.get("card")), len(p)))
     doubts = {o.last.doubt for o in outcomes}
+    remark = _remark(key[0], provenance.get("card"))
+    label = " · ".join(filter(None, key))
     return Arm(
         key=key,
-        label=label,
+        label=f"{label} ({remark})" if remark else label,
         outcomes=tuple(outcomes),
         values={item: fmean(values) for item, values in found.items()},
         asked=frozenset(o.item for o in outcomes if o.status in ("done", "failed") and o.last.target),
         counts=Counter(o.status for o in outcomes),
         doubt=next((kind for kind in DOUBTS if kind in doubts), ""),
+        remark=remark,
         provenance=provenance,
     )
 
 
-def _labels(arms: Iterable[ArmKey]) -> dict[ArmKey, str]:
-    return {(model, prompter): f"{model} · {prompter}" if prompter else model for model, prompter in arms}
+def _remark(model: str, card: Any) -> str:
+    """What a recorded card says of a spec like this one."""
+    said = card.get("remarks") if isinstance(card, Mapping) else None
+    try:
+        base = spec.parse(model).base
+    except SpecError:
+        return ""
+    given = {"", *(str(Spec("", {name: value})).strip("()") for name, value in base.args.items())}
+    return "; ".join(str(text) for key, text in (said or {}).items() if key in given)
 
 
 def _panel(arms: tuple[Arm, ...]) -> Panel:

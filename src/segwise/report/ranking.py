@@ -81,7 +81,7 @@ def swatch(index: int) -> str:
 def arm_name(arm: Arm, place: dict[str, int]) -> str:
     """Swatch, model and prompter of an arm."""
     model, prompter = arm.key
-    how = f' <span class="how">{e(prompter)}</span>' if prompter else ""
+    how = "".join(f' <span class="how">{e(part)}</span>' for part in (prompter, arm.remark) if part)
     short = shortened(model)
     breakable = e(short).replace("(", "<wbr>(").replace(",", ",<wbr>").replace("+", "<wbr>+")
     whole = f' title="{e(model)}"' if short != model else ""
