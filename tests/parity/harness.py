@@ -132,7 +132,8 @@ def row(model: str, key: str, ours: Any, expected: np.ndarray) -> Row:
         worst = float(np.abs(ours.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0))
         why = reason or (f"{differ} of {expected.size} values differ" if differ else "")
         return Row(model, key, EQUAL if differ <= PIXELS else DIFFERENT, worst, 0.0, why)
-    tol = max(FLOOR, SHARE * float(expected.astype(np.float64).std()), least)
+    spread = float(expected.astype(np.float64).std()) if expected.size else 0.0
+    tol = max(FLOOR, SHARE * spread, least)
     if expected.dtype == np.float16:
         tol += float(np.abs(expected).max(initial=0)) * 2.0**-11
         reason = "; ".join(filter(None, [reason, "stored as float16: half a unit in its last place is added"]))

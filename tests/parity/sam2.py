@@ -62,7 +62,7 @@ def images(fixture: Fixture) -> dict[str, Any]:
     ends = "_low_res_logits"
     qualities = [fixture.io[key] for key in fixture.outs if key.endswith("_iou")]
     for case in sorted(key.removeprefix("out.").removesuffix(ends) for key in fixture.outs if key.endswith(ends)):
-        model = models[min(3, len(fixture.io[f"out.{case}_iou"]))]
+        model = models[1 if len(fixture.io[f"out.{case}_iou"]) == 1 else 3]
         decoded = model.parts.net.decode(features, marks_of(fixture, case, frame, prepared.grid))
         found |= {
             f"out.{case}_mask_logits": frame.restore(decoded.logits.numpy(), prepared.grid)[0, :, 0],
