@@ -208,6 +208,20 @@ def test_the_rate_rises_along_a_line_and_falls_along_half_a_cosine():
     assert scheduled(110, settings) == scheduled(500, settings) == pytest.approx(0.2)
 
 
+def test_the_time_left_is_of_the_pace_after_the_first_batch(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    run = loop._begun(toy.recipe(), "cpu")
+    clock, limited = loop._Clock(run, 100, None), loop._Clock(run, 100, minutes=1)
+    now[0] = 130.0  # makers begin
+    assert (clock.left(3), limited.left(3)) == (float("inf"), 30.0)
+    now[0] = 140.0
+    assert (clock.left(8), limited.left(8)) == (92 * 2.0, 20.0)
+    assert (clock.left(100), limited.over(), clock.total()) == (0.0, False, 40.0)
+    now[0] = 170.0
+    assert (limited.left(9), limited.over(), clock.over()) == (0.0, True, False)
+
+
 def test_weights_decay_only_where_they_have_two_axes():
     groups = loop._begun(toy.recipe(decay=0.3), "cpu").optimizer.param_groups
     assert [(g["weight_decay"], {p.ndim for p in g["params"]}) for g in groups] == [(0.3, {2}), (0.0, {1})]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -68,7 +69,8 @@ def words(step: int, steps: int, left_s: float, measures: Mapping[str, float]) -
         f"{key.removeprefix('valid_')} {value:.4g}" for key, value in measures.items() if key.startswith("valid_")
     ]
     parts += [f"loss {measures['loss']:.4g}"] if "loss" in measures else []
-    return ", ".join([*parts, f"about {_time(left_s)} left"])
+    parts += [f"about {_time(left_s)} left"] if 0 < left_s < math.inf else []
+    return ", ".join(parts)
 
 
 def _time(seconds: float) -> str:

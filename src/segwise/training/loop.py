@@ -25,7 +25,9 @@ from segwise.training.log import Log
 from segwise.training.precision import autocast, check_device
 from segwise.training.whole import whole
 
-Progress = Callable[[int, int, float, Mapping[str, float]], None]  # steps done, of all, seconds left, what is measured
+Progress = Callable[
+    [int, int, float, Mapping[str, float]], None
+]  # steps done, of all, seconds left (or inf), what is measured
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,9 @@ class _Clock:
     """Seconds of all pieces, and how many are left of this one."""
 
     def __init__(self, run: _Run, steps: int, minutes: float | None) -> None:
-        self._begun, self._before, self._first, self._steps = time.monotonic(), run.seconds, run.step, steps
+        self._begun, self._before, self._steps = time.monotonic(), run.seconds, steps
         self._until = math.inf if minutes is None else self._begun + 60 * minutes
+        self._first: tuple[float, int] | None = None
 
     def total(self) -> float:
         return self._before + time.monotonic() - self._begun
@@ -157,9 +160,11 @@ class _Clock:
         return time.monotonic() >= self._until
 
     def left(self, step: int) -> float:
+        """Infinite where nothing is known: the first batch is no measure, it waits for its makers."""
         now = time.monotonic()
-        pace = (now - self._begun) / max(1, step - self._first)
-        return max(0.0, min((self._steps - step) * pace, self._until - now))
+        begun, first = self._first = self._first or (now, step)
+        rest = (self._steps - step) * (now - begun) / (step - first) if step > first else math.inf
+        return max(0.0, min(rest if step < self._steps else 0.0, self._until - now))
 
 
 def _one_batch(recipe: Recipe, run: _Run, batch: Any, clock: _Clock, log: Log) -> dict[str, float]:

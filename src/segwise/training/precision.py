@@ -13,8 +13,8 @@ from segwise.errors import TrainingError
 def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[Any]:
     """bfloat16 where it is asked for, or where "auto" finds a device that has it.
 
-    Weights are cast anew at every use: torch's cache would keep those of before an optimiser step, and forget the
-    gradient of weights first used without one.
+    Weights are cast anew at every use: torch's cache would answer with those of before the last optimiser step for as
+    long as one context lasts.
     """
     wanted = precision == "bf16" or (precision == "auto" and has_bf16(device))
     return torch.autocast(device, dtype=torch.bfloat16, enabled=wanted, cache_enabled=False)
