@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from segwise import __version__
 from segwise.cli import app as program
 from segwise.cli import train as command
 from segwise.training import names, recipes
+from segwise.training.loop import train
 
 SHIPPED = names.names()
 TOY = '''"""Sums of made-up numbers.
@@ -160,3 +163,15 @@ def test_every_recipe_says_what_it_trains_and_takes_seed_and_steps(name):
     (made,) = (n for n in found if n.name == "recipe")
     assert [a.arg for a in made.args.kwonlyargs][:2] == ["seed", "steps"]
     assert not made.args.args
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_recipe_trains_a_batch_that_another_process_could_make(name, tmp_path):
+    made = names.load(name, seed=0, steps=50)
+    assert (made.name, made.settings.seed, made.settings.steps) == (name, 0, 50)
+    there = pickle.loads(pickle.dumps(made.stream))  # what a maker gets
+    assert pickle.dumps(there.batch(1)) == pickle.dumps(made.stream.batch(1)) != pickle.dumps(there.batch(2))
+    made = dataclasses.replace(made, settings=dataclasses.replace(made.settings, makers=0))
+    found = train(made, tmp_path, minutes=0)
+    assert found.step > 0 and found.files and all(path.is_file() for path in found.files)
