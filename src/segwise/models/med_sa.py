@@ -1,7 +1,7 @@
 """Med-SA: SAM with adapters, and attention along the depth of a chunk of slices; points in, mask out.
 
 Source: Wu et al., Medical SAM Adapter, Med Image Anal 2025 (arXiv 2304.12620). Its code is GPL-3.0: this was written
-from the paper, from notes on its behaviour and from stored outputs.
+from the paper, from its behaviour (one rule was learnt by reading it, see the net) and from stored outputs.
 """
 
 from __future__ import annotations

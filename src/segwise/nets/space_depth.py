@@ -1,8 +1,9 @@
 """Med-SA: SAM with adapters in each block, and the same attention run once more along the depth of a chunk of slices.
 
 Source: Wu et al., Medical SAM Adapter, Med Image Anal 2025 (arXiv 2304.12620), section 3.2 (space-depth transpose);
-written from the paper and from stored outputs, not from its code (GPL-3.0). In its files the relative-position tables
-are called `attn.rel_h` and `attn.rel_w`, and the positions are those of 64 x 64 patches whatever the image's size.
+written from the paper, from stored outputs and from what the original (GPL-3.0) answers when it is run; how it lays
+out a chunk's slices was learnt by reading it; none of its code is here. In its files the relative-position tables are
+called `attn.rel_h` and `attn.rel_w`, and the positions are those of 64 x 64 patches whatever the image's size.
 """
 
 from __future__ import annotations
