@@ -119,7 +119,9 @@ def show(
 def segment(
     image: Annotated[Path, typer.Argument(help="The scan: NIfTI, NRRD, MHA, MGZ, DICOM folder or zip.")],
     out: Out,
-    model: Annotated[str, typer.Option("-m", "--model", help="Spec of the model, as in segwise list models.")],
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="Spec, as in segwise list models; the default takes boxes and points.")
+    ] = "default",
     box: Annotated[list[str] | None, typer.Option(help="d0,h0,w0,d1,h1,w1: voxels, half-open.")] = None,
     point: Annotated[list[str] | None, typer.Option(help="d,h,w,+ on the target or d,h,w,- beside it.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="Name of a structure; several give a label map.")] = None,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from segwise.errors import TrainingError
+from segwise.nets.half import has_bf16
 
 
 def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[Any]:
@@ -18,14 +19,6 @@ def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[A
     """
     wanted = precision == "bf16" or (precision == "auto" and has_bf16(device))
     return torch.autocast(device, dtype=torch.bfloat16, enabled=wanted, cache_enabled=False)
-
-
-def has_bf16(device: str) -> bool:
-    """Whether a device multiplies bfloat16 in hardware; `device` is a type, as "cpu" or "cuda"."""
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    has = torch.backends.cpu.get_cpu_capability() if device == "cpu" else ""
-    return "AVX512" in has and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def check_device(device: str) -> None:
