@@ -294,5 +294,7 @@ def _labels(card: ModelCard, resolved: Mapping[str, Value]) -> tuple[str, ...] |
     if isinstance(given, str) and given:  # the user says what other weights of this model answer
         return tuple(word.strip() for word in given.split(";"))
     variant = str(resolved.get("variant", ""))
+    if card.labels.get(variant) == ():
+        return None
     lists: Sequence[tuple[str, ...]] = [card.labels[variant]] if variant in card.labels else list(card.labels.values())
     return tuple(dict.fromkeys(name for names in lists for name in names))

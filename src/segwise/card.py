@@ -48,7 +48,8 @@ class ModelCard:
         summary: one sentence: what it does and from what prompts.
         family: "floor" (no weights), "generalist" or "specialist"; for words and colours, never for decisions.
         takes: kinds of mark it uses: "points", "box", "stroke", "mask", "text".
-        labels: closed list by variant (variant -> names in order of painting), or None if it answers any prompt.
+        labels: closed list by variant (variant -> names in order of painting), or None if it answers any prompt; () for
+            a variant that answers any.
         modalities: what it was made for: "CT", "MR".
         dims: 2 (slices, lifted) or 3.
         licence_code, licence_weights: as stated by their owners.

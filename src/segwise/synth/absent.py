@@ -47,8 +47,9 @@ def without(
 
 
 def _with_enclosed(labels: Array, ids: list[int]) -> Array:
-    """bool [D, H, W]: some labels, and those that they surround."""
+    """bool [D, H, W]: some labels, and the smaller ones that they surround."""
     gone = np.isin(labels, ids)
+    most = int(gone.sum())
     boxes = ndimage.find_objects(labels)
     for label, box in enumerate(boxes, start=1):
         if box is None or label in ids:
@@ -56,6 +57,6 @@ def _with_enclosed(labels: Array, ids: list[int]) -> Array:
         wide = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
         own = labels[wide] == label
         rim = ndimage.binary_dilation(own) & ~own
-        if (gone[wide] & rim).sum() >= ENCLOSED * rim.sum() > 0:
+        if own.sum() < most and (gone[wide] & rim).sum() >= ENCLOSED * rim.sum() > 0:
             gone[wide] |= own
     return np.asarray(gone)
