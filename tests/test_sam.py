@@ -71,7 +71,7 @@ def volume():
 def test_the_card_is_read_from_the_source():
     member = catalog.member("models", "sam")
     assert member.card.takes == ("points", "box")
-    assert {file.variant for file in member.card.weights} == {"b", "l", "h", "mobile"}
+    assert {file.variant for file in member.card.weights} == {"b", "l", "h", "mobile", "nano"}
     assert member.arguments(parse("sam(size=h,lift=propagate)"))["size"] == "h"
     with pytest.raises(SpecError):
         member.arguments(parse("sam(lift=memory)"))

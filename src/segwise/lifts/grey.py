@@ -19,6 +19,7 @@ CT_WINDOW_HU = (-160.0, 240.0)  # level 40, width 400
 MR_PERCENTILES = (0.5, 99.5)
 Z_SCORED = 0.1  # share of negative voxels from which an MR is z-scored
 CT_BELOW = -500.0  # only CT has voxels this low (air is -1000 HU)
+WHOLE_VIEW = 1024  # pixels of the view that margins are stated for
 SHEAR = 1e-3  # cosine between axes up to which a slice counts as a rectangle
 
 
@@ -68,6 +69,11 @@ class GreyFrame(SliceFrame):
         """The whole slice of an index."""
         place = int(centre[0])
         return grid.crop((place, 0, 0), (place + 1, *grid.shape[1:]))
+
+
+def margin_in(margin: int, size: int) -> int:
+    """A margin stated in pixels of a view of 1024 on a view of another size; at least 1 where it is not 0."""
+    return margin if size >= WHOLE_VIEW or not margin else max(1, round(margin * size / WHOLE_VIEW))
 
 
 def lifted(values: Array) -> Array:

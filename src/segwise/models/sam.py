@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from segwise.card import ModelCard, WeightFile
 from segwise.geometry import Array, Grid, Volume, bounds, regrid
-from segwise.lifts.grey import GreyFrame
+from segwise.lifts.grey import GreyFrame, margin_in
 from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.planes import Planes
 from segwise.lifts.propagate import Propagate
@@ -37,7 +37,10 @@ from segwise.weights import fill, opened
 
 CARD = ModelCard(
     title="SAM",
-    summary="Any object on single slices from points or a box; trained on photographs. Also MobileSAM (size=mobile).",
+    summary=(
+        "Any object on single slices from points or a box; trained on photographs. Also MobileSAM (size=mobile), and "
+        "one of our own that comes with Segwise (size=nano)."
+    ),
     family="generalist",
     takes=("points", "box"),
     modalities=("CT", "MR"),
@@ -86,15 +89,27 @@ CARD = ModelCard(
             variant="mobile",
             signature="f2504603c05938ff5bd804ed6422f88c6b36dee9fc8a82dd01c83ab47c2a8cbf",
         ),
+        WeightFile(
+            file="sam_nano/sam_nano.safetensors",
+            n_bytes=1382384,
+            sha256="0e42d7756e53015ab000c147c6328178c3e372f1c8840a027b7e615c48f0dca6",
+            variant="nano",
+            packaged=True,
+        ),
     ),
     training_sets=("SA-1B",),
+    training_note=(
+        "size=nano: weights of Segwise (Apache-2.0), trained on synthetic data only, slices of procedural worlds, in a "
+        "training cut short so far; made again by segwise train sam-nano"
+    ),
+    remarks={"size=nano": "nano, trained on synthetic data"},
     parameters_m=93.7,
     memory="size=b 1 GB, l 1.9, mobile 0.5 (peaks measured on a CPU; h was not), and 4 MB for each encoded slice",
     input=(
         "slices in LPS (rows to P, columns to L), grey as three equal channels, longest side 1024 (antialiased "
         "bilinear), SAM's own mean and deviation, then zero padding; CT window -160..240 HU (level=, width=), MR "
         "percentiles 0.5..99.5 of voxels > 0; quality is the predicted IoU, mean over slices. 93.7 M parameters are "
-        "size=b; l 312.3, h 641.1, mobile 9.8"
+        "size=b; l 312.3, h 641.1, mobile 9.8; nano 0.6, with a longest side of 128"
     ),
     deviations=(
         "SAM's authors define no grey levels for CT and MR: the window and percentiles are MedSAM's",
@@ -242,7 +257,7 @@ def net_of(shapes: Shapes, config: Mapping[str, Any], *, candidates: Candidates 
 
 def load(
     *,
-    size: Literal["b", "l", "h", "mobile"] = "b",
+    size: Literal["b", "l", "h", "mobile", "nano"] = "b",
     checkpoint: str | None = None,
     lift: Literal["slices", "propagate", "orthogonal"] = "slices",
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
@@ -257,7 +272,8 @@ def load(
     """SAM with its released weights, or with a checkpoint of the same format.
 
     Args:
-        size: which of the released files.
+        size: which of the released files; "nano" comes with Segwise, for tests and first tries: small, and trained on
+            synthetic data.
         checkpoint: a file, or a folder with checkpoint.pth, in the published format of SAM or MobileSAM; its keys
             tell the size, config.json beside it what no key tells (decoder_num_heads, pixel_mean, pixel_std).
         lift: "slices" answers on every slice that a mark lies on; "propagate" goes on from the marked slices;
@@ -267,7 +283,8 @@ def load(
             "one" mask always; "three" candidates always, to choose from.
         carry: give the logits of a round back as the mask prompt of the next one.
         stop: with lift=propagate, what ends a prompt that lies on one slice only.
-        margin: with lift=propagate, pixels of the view around a mask for the next slice's box.
+        margin: with lift=propagate, pixels around a mask for the next slice's box, of a view of 1024 (of a smaller one
+            in proportion).
         level, width: of the CT window, HU.
         shift: shift z-scored MR by its minimum first; without it voxels <= 0 are black.
 
@@ -285,7 +302,7 @@ def load(
         size=network.prompt_encoder.size[0],
         mean=tuple(file.config.get("pixel_mean", PIXEL_MEAN)),
         std=tuple(file.config.get("pixel_std", PIXEL_STD)),
-        margin=margin,
+        margin=margin_in(margin, network.prompt_encoder.size[0]),
         carries=carry,
     )
     parts = Parts(network, frame, None, file.digest)

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from segwise.card import ModelCard, WeightFile
+from segwise.lifts.grey import margin_in
 from segwise.lifts.memory import Memory
 from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.propagate import Propagate
@@ -26,7 +27,10 @@ from segwise.weights import opened
 
 CARD = ModelCard(
     title="SAM 2",
-    summary="Any object on slices or through a volume from points, a box or a mask; trained on photographs and films.",
+    summary=(
+        "Any object on slices or through a volume from points, a box or a mask; trained on photographs and films. Also "
+        "one of our own that comes with Segwise (size=nano)."
+    ),
     family="generalist",
     takes=("points", "box", "mask"),
     modalities=("CT", "MR"),
@@ -105,9 +109,20 @@ CARD = ModelCard(
             signature="11c4512af4a0183a874baf5d0f9973105237f96f4f6376b55bcb53f17ec3bb91",
             variant="large-2.0",
         ),
+        WeightFile(
+            file="sam2_nano/sam2_nano.safetensors",
+            n_bytes=3199740,
+            variant="nano",
+            packaged=True,
+        ),
     ),
     training_sets=("SA-1B", "SA-V"),
-    training_note="beside SA-1B and SA-V films that its authors do not publish, none of them said to be medical",
+    training_note=(
+        "beside SA-1B and SA-V films that its authors do not publish, none of them said to be medical; size=nano: "
+        "weights of Segwise (Apache-2.0), trained on synthetic data only, slices of procedural worlds (so far not "
+        "their clips: the memory is untrained, results are never ranked); goes on with segwise train sam2-nano"
+    ),
+    remarks={"size=nano": "nano, trained on synthetic data; its memory is untrained so far"},
     parameters_m=39.0,
     memory=(
         "size=tiny about 1.5 GB (large 3), 16 MB for each encoded slice, and with lift=memory 0.5 MB a target for each "
@@ -118,7 +133,7 @@ CARD = ModelCard(
         "8-bit bicubic as the video predictor; other lifts: antialiased bilinear as the image predictor), ImageNet "
         "mean and deviation; CT window -160..240 HU (level=, width=), MR percentiles 0.5..99.5 of voxels > 0; quality "
         "is the predicted IoU, mean over slices. 39.0 M parameters are size=tiny; small 46.1, base-plus 80.9, large "
-        "224.4"
+        "224.4; nano 1.6, stretched to 192 x 192"
     ),
     deviations=(
         "SAM 2's authors define no grey levels for CT and MR: the window and percentiles are MedSAM's",
@@ -147,7 +162,7 @@ MARGIN_PX = 12  # LiteMedSAM's 3 of 256, of 1024
 
 def load(
     *,
-    size: Literal["tiny", "small", "base-plus", "large"] = "tiny",
+    size: Literal["tiny", "small", "base-plus", "large", "nano"] = "tiny",
     version: Literal["2.1", "2.0"] = "2.1",
     checkpoint: str | None = None,
     lift: Literal["memory", "slices", "propagate", "orthogonal", "sorted-memory"] = "memory",
@@ -164,8 +179,9 @@ def load(
     """SAM 2 with its released weights, or with a checkpoint of the same format.
 
     Args:
-        size: which of the released files.
-        version: 2.1, or the first release.
+        size: which of the released files; "nano" comes with Segwise, for tests and first tries: small, and trained on
+            synthetic data.
+        version: 2.1, or the first release; nano is of 2.1.
         checkpoint: a file, or a folder with checkpoint.pth, in the published format; its keys tell the size,
             config.json beside it (the original's configuration of the model) what no key tells.
         lift: "memory" follows a target through the volume as the video predictor does; "slices" answers on every slice
@@ -179,14 +195,15 @@ def load(
         stop: what ends a prompt without a thick box: with lift=memory the "end" of the volume; with lift=propagate
             "end" stands for "area".
         fresh: with lift=memory, forget the way up before the way down, as MedSAM2 does.
-        margin: with lift=propagate, pixels of the view around a mask for the next slice's box.
+        margin: with lift=propagate, pixels around a mask for the next slice's box, of a view of 1024 (of a smaller one
+            in proportion).
         level, width: of the CT window, HU.
         shift: shift z-scored MR by its minimum first; without it voxels <= 0 are black.
 
     Raises:
         WeightsError: the weights are missing, damaged, or not SAM 2's; the message tells what to type.
     """
-    file = opened("sam2", CARD, checkpoint=checkpoint, variant=f"{size}-{version}")
+    file = opened("sam2", CARD, checkpoint=checkpoint, variant=size if size == "nano" else f"{size}-{version}")
     video = lift == "memory"
     answers: Candidates = "best" if video or lift == "sorted-memory" else candidates
     net = network(file, what="SAM 2", side=sam2_sizes.SIDE, candidates=answers, video=video)
@@ -196,7 +213,7 @@ def load(
         window_hu=(level - width / 2, level + width / 2),
         size=net.sam_prompt_encoder.size[0],
         resizing="video" if lift in ("memory", "sorted-memory") else "image",
-        margin=margin,
+        margin=margin_in(margin, net.sam_prompt_encoder.size[0]),
         carries=carry,
     )
     parts = Parts(net, frame, None, file.digest)

@@ -1,4 +1,4 @@
-"""SAM 2 with the sizes of a checkpoint, and the published sizes.
+"""SAM 2 with the sizes of a checkpoint, the published sizes, and the small one that Segwise trains itself.
 
 Source: the released configurations of facebookresearch/sam2 (configs/sam2.1); Ravi et al., arXiv 2408.00714.
 """
@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
+
 from segwise.errors import WeightsError
 from segwise.nets.hiera import FpnNeck, Hiera, Sam2Encoder
 from segwise.nets.sam import Mlp, PromptEncoder, TwoWayTransformer
 from segwise.nets.sam2 import Candidates, Rules, Sam2Net
 from segwise.nets.sam2_decoder import Sam2MaskDecoder
 from segwise.nets.sam2_memory import MemoryAttention, MemoryEncoder, MemoryLayer, RotaryAttention
+from segwise.nets.sam_sizes import PLACED, start_near
 from segwise.nets.sam_vit import Shapes, count
 
 SIDE, STRIDE = 1024, 16
@@ -40,6 +43,28 @@ SIZES = {
     "small": Size(96, 1, (1, 2, 11, 2), (7, 10, 13)),
     "base-plus": Size(112, 2, (2, 3, 16, 3), (12, 16, 20), background=14),
     "large": Size(144, 2, (2, 6, 36, 4), (23, 33, 43), (8, 4, 16, 8)),
+}
+NANO_HEADS = 2  # of the decoder
+NANO: dict[str, Any] = {  # the configuration of the small net that Segwise trains itself, as the original writes one
+    "image_size": 192,
+    "image_encoder": {
+        "scalp": 1,
+        "trunk": {"num_heads": 1, "global_att_blocks": [3], "window_spec": [8, 4, 12, 6]},
+        "neck": {"fpn_top_down_levels": [2, 3], "fpn_interp_model": "nearest"},
+    },
+    "decoder_num_heads": NANO_HEADS,
+    "binarize_mask_from_pts_for_mem_enc": True,
+    "sigmoid_scale_for_mem_enc": 20.0,
+    "sigmoid_bias_for_mem_enc": -10.0,
+    "multimask_min_pt_num": 0,
+    "multimask_max_pt_num": 1,
+    "iou_prediction_use_sigmoid": True,
+    "use_multimask_token_for_obj_ptr": True,
+    "max_obj_ptrs_in_encoder": 6,
+    "add_tpos_enc_to_obj_ptrs": True,
+    "use_signed_tpos_enc_to_obj_ptrs": True,
+    "only_obj_ptrs_in_the_past_for_eval": True,
+    "fixed_no_obj_ptr": True,
 }
 _FIXED = {  # settings of the original that all published models share, and that this net has no other way for
     "use_mask_input_as_output_without_sam": True,
@@ -88,7 +113,9 @@ def sam2_of(
     side = int(config.get("image_size", side))
     try:
         encoder = _encoder(shapes, config.get("image_encoder", {}))
-        prompts, decoder = _prompting(shapes, side, quality_sigmoid=rules_of(shapes, config).quality_sigmoid)
+        heads = int(config.get("decoder_num_heads", DECODER_HEADS))
+        sigmoid = rules_of(shapes, config).quality_sigmoid
+        prompts, decoder = _prompting(shapes, side, quality_sigmoid=sigmoid, heads=heads)
         width = shapes["no_mem_embed"][-1]
         memories, _, _, keys = shapes["maskmem_tpos_enc"]
         fused = count(shapes, "memory_encoder.fuser.layers.")
@@ -124,6 +151,34 @@ def published(name: str, side: int = SIDE, *, candidates: Candidates = "best", v
         MemoryAttention(layers),
         MemoryEncoder(WIDTH, KEYS),
         keys=KEYS,
+        candidates=candidates,
+        video=video,
+    )
+
+
+def nano(*, candidates: Candidates = "best", video: bool = False) -> Sam2Net:
+    """An untrained SAM 2.1 small enough for a test: images of 192 x 192, masks of 48 x 48, 1.6 M parameters."""
+    side, width, keys = NANO["image_size"], 96, 32
+    size = Size(24, 1, (1, 1, 2, 1), (3,), (8, 4, 12, 6))
+    trunk = _trunk(size, pools=3)
+    prompts = PromptEncoder(width=width, grid=(side // STRIDE, side // STRIDE), size=(side, side))
+    sines, cosines = prompts.pe_layer.grid(size.background, size.background).chunk(2)
+    with torch.no_grad():
+        trunk.pos_embed.add_(3 * PLACED * torch.cat([sines[: size.width // 2], cosines[: size.width // 2]]))
+    layers = [
+        MemoryLayer(RotaryAttention(width), RotaryAttention(width, keys=keys), hidden=2 * width) for _ in range(2)
+    ]
+    transformer = _transformer(width, depth=2, hidden=2 * width, heads=NANO_HEADS)
+    start_near(transformer)
+    return Sam2Net(
+        Sam2Encoder(trunk, FpnNeck(out=width, widths=[192, 96, 48, 24], top_down=(2, 3))),
+        prompts,
+        Sam2MaskDecoder(width=width, masks=4, transformer=transformer, head_hidden=width),
+        MemoryAttention(layers),
+        MemoryEncoder(width, keys, depth=1),
+        keys=keys,
+        n_memories=4,
+        rules=Rules(most_pointers=6, stability_threshold=0.0),
         candidates=candidates,
         video=video,
     )
@@ -233,15 +288,17 @@ def _trunk(size: Size, *, pools: int) -> Hiera:
     )
 
 
-def _transformer(width: int, *, depth: int, hidden: int) -> TwoWayTransformer:
+def _transformer(width: int, *, depth: int, hidden: int, heads: int = DECODER_HEADS) -> TwoWayTransformer:
     """SAM's, with the names that SAM 2 gives to its MLP."""
-    transformer = TwoWayTransformer(depth=depth, width=width, heads=DECODER_HEADS, hidden=hidden)
+    transformer = TwoWayTransformer(depth=depth, width=width, heads=heads, hidden=hidden)
     for layer in transformer.layers:
         layer.mlp = Mlp(width, hidden, width, depth=2)
     return transformer
 
 
-def _prompting(shapes: Shapes, side: int, *, quality_sigmoid: bool) -> tuple[PromptEncoder, Sam2MaskDecoder]:
+def _prompting(
+    shapes: Shapes, side: int, *, quality_sigmoid: bool, heads: int
+) -> tuple[PromptEncoder, Sam2MaskDecoder]:
     masks, width = shapes["sam_mask_decoder.mask_tokens.weight"]
     grid = (side // STRIDE, side // STRIDE)
     mask_width = shapes["sam_prompt_encoder.mask_downscaling.3.weight"][0]
@@ -251,7 +308,7 @@ def _prompting(shapes: Shapes, side: int, *, quality_sigmoid: bool) -> tuple[Pro
     decoder = Sam2MaskDecoder(
         width=width,
         masks=masks,
-        transformer=_transformer(width, depth=depth, hidden=hidden),
+        transformer=_transformer(width, depth=depth, hidden=hidden, heads=heads),
         head_depth=count(shapes, "sam_mask_decoder.iou_prediction_head.layers."),
         head_hidden=shapes["sam_mask_decoder.iou_prediction_head.layers.0.weight"][0],
         quality_sigmoid=quality_sigmoid,

@@ -1,4 +1,4 @@
-"""The three published sizes of SAM, for images of any side.
+"""The three published sizes of SAM, for images of any side, and the small one that Segwise trains itself.
 
 Source: Kirillov et al., Segment Anything, ICCV 2023 (arXiv 2304.02643), appendix A, and its released checkpoints.
 """
@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from segwise.nets.sam import Candidates, MaskDecoder, PromptEncoder, SamNet, TwoWayTransformer
+import torch
+
+from segwise.nets.sam import Candidates, MaskDecoder, PromptEncoder, SamNet, TwoWayBlock, TwoWayTransformer
 from segwise.nets.sam_vit import WINDOW, ImageEncoderViT
 
 PATCH, WIDTH = 16, 256
+NANO_HEADS = 2  # of the decoder
+PLACED = 0.5  # size of the learned positions of the small net at the start
+NEAR = 2.2  # gain of its queries and keys at the start
 
 
 class Size(NamedTuple):
@@ -49,3 +54,36 @@ def sam(name: str, side: int, *, masks: int = 4, candidates: Candidates = "auto"
     prompts = PromptEncoder(width=WIDTH, grid=grid, size=(side, side))
     decoder = MaskDecoder(masks=masks, transformer=TwoWayTransformer())
     return SamNet(encoder(name, side), prompts, decoder, candidates=candidates, enlarge=enlarge)
+
+
+def nano(*, candidates: Candidates = "auto", enlarge: bool = True) -> SamNet:
+    """An untrained SAM small enough for a test: images of 128 x 128, masks of 64 x 64, 0.6 M parameters."""
+    side, patch, width, out = 128, 8, 64, 96
+    grid = (side // patch, side // patch)
+    encoder = ImageEncoderViT(
+        size=(side, side), patch=patch, width=width, heads=2, hidden=4 * width, windows=[8, 0, 8, 0], out=out
+    )
+    prompts = PromptEncoder(width=out, grid=grid, size=(side, side))
+    sines, cosines = prompts.places().chunk(2, dim=1)
+    places = torch.cat([sines[:, : width // 2], cosines[:, : width // 2]], dim=1)
+    with torch.no_grad():
+        encoder.pos_embed.add_(PLACED * places.permute(0, 2, 3, 1))
+    transformer = TwoWayTransformer(width=out, heads=NANO_HEADS, hidden=2 * out)
+    start_near(transformer)
+    decoder = MaskDecoder(width=out, transformer=transformer, head_hidden=out)
+    return SamNet(encoder, prompts, decoder, candidates=candidates, enlarge=enlarge)
+
+
+@torch.no_grad()
+def start_near(transformer: TwoWayTransformer) -> None:
+    """Let tokens and image begin by attending to what lies near: queries and keys alike, so that equal places meet.
+
+    A decoder drawn at random takes thousands of steps more to learn where a prompt is.
+    """
+    across = [transformer.final_attn_token_to_image]
+    for layer in transformer.layers:
+        assert isinstance(layer, TwoWayBlock)
+        across += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
+    for attention in across:
+        attention.q_proj.weight *= NEAR
+        attention.k_proj.weight.copy_(attention.q_proj.weight)
