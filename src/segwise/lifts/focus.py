@@ -2,14 +2,12 @@
 
 The window of a box is that box with a margin, on whole voxels of the scan; a view shows it on the net's own grid, so a
 word costs the same on any scan. Later rounds keep the window as long as their marks lie in it, and the net takes back
-its own logits; where the window is large, it looks a second time at the surroundings of each new click alone. Points
-without a box are given a box of a guessed size, which grows until the answer no longer fills it.
+its own logits. Points without a box are given a box of a guessed size, which grows until the answer no longer fills it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
@@ -21,16 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from segwise.errors import PromptError
-from segwise.geometry import Array, Grid, Shape, Volume, bounds, regrid
+from segwise.geometry import Array, Grid, Volume, bounds, regrid
 from segwise.lifts.focus_frame import FocusFrame
 from segwise.nets.contract import Decoded, Marks, PromptNet
 from segwise.nets.half import has_bf16
 from segwise.prompt import MaskMark, Points, Prompt, Stroke
-from segwise.segmenter import OUTSIDE, Ask, Learned, Parts, Prediction, State, Store
+from segwise.segmenter import OUTSIDE, Ask, Learned, Parts, Prediction, State, Store, Tree
 
 REACH_MM = (25.0, 50.0, 100.0, 200.0)  # half sides of the window around points without a box, tried in order
-RIM = 0.3  # of half a side: over so much the surroundings blend into what lies around them
-PATCHES = 8  # surroundings kept, at most
 FULL = 0.5  # an answer that takes up more of a face of its window than this share goes on beyond it
 Index = NDArray[np.int64]
 _CODE = "focus-1"
@@ -82,49 +78,43 @@ class Focus(Learned):
             room = np.ceil(reach / np.array(grid.spacing_mm)).astype(np.int64)
             window = self.frame.around(grid, np.maximum(low - room, 0), np.minimum(high + room, grid.shape), margin=0)
             answer = self._answered(state, ask, said, Looked(window))
-            if not goes_on(answer.carry.logits, window, grid):
+            if not goes_on(answer.carry.logits[0], window, grid):
                 break
         return answer
 
     def _answered(self, state: State, ask: Ask, said: Prompt, before: Looked) -> Prediction:
-        """Look at the window, then at the surroundings of the clicks that are new since the round before."""
-        window, frame = before.window, self.frame
-        with one_thread():
-            seen = None if before.logits is None else frame.resize(before.field(frame))[None]
-            logits, quality = self._looked(state, said, window, seen)
-            best = 0 if quality is None else int(quality.argmax())
-            now = Looked(window, logits[best], before.patches)
-            for place in self._new(state.volume.grid, ask) if before.logits is not None else ():
-                near = frame.close(state.volume.grid, window, place)
-                if near is not None:
-                    part = frame.resize(_cut(now.field(frame), window, near))[None]
-                    answer, _ = self._looked(state, said, near, part)
-                    now = Looked(window, now.logits, (*now.patches, (near, answer[0]))[-PATCHES:])
-            fine = [frame.restore(one, window) for one in logits]
-            fine[best] = now.field(frame)
+        """Look at a window with all that was said and, from the second round on, the last answer."""
+        window = before.window
+        with one_thread(), torch.no_grad():
+            features = before.features or self._seen(state.volume, window)
+            logits, quality = self._looked(features, said, window, before.logits)
+        best = 0 if quality is None else int(quality.argmax())
+        fine = np.stack([self.frame.restore(one, window) for one in logits])
         there = _onto(state.grid, window)
-        answered = regrid(np.stack(fine), window, there, order=1, outside=OUTSIDE)
+        answer = regrid(fine, window, there, order=1, outside=OUTSIDE)
         return Prediction(
-            ask.prompt, np.ascontiguousarray(answered, dtype=np.float32), there, quality=quality, carry=now
+            ask.prompt,
+            np.ascontiguousarray(answer, dtype=np.float32),
+            there,
+            quality=quality,
+            carry=Looked(window, logits[best : best + 1], features),
         )
 
-    def _new(self, grid: Grid, ask: Ask) -> Array:
-        """[N, 3]: where the points of this round lie, the last three at most."""
-        before = ask.previous.prompt if ask.previous is not None else None
-        return dense(Prompt(ask.prompt.since(before)), grid).on(grid).points[-3:]
+    def _seen(self, volume: Volume, window: Grid) -> Tree:
+        """What the net makes of the image of a window; later rounds keep it."""
+        view = torch.from_numpy(self.frame.view(volume, window))[None].to(self._device)
+        return self.net.encode(view)
 
-    @torch.no_grad()
-    def _looked(self, state: State, said: Prompt, window: Grid, seen: Array | None) -> tuple[Array, Array | None]:
+    def _looked(self, features: Tree, said: Prompt, window: Grid, seen: Array | None) -> tuple[Array, Array | None]:
         """Logits float32 [M, side, side, side] of a window, and their predicted DSC [M]."""
         marks = self.frame.marks(said, window, seen)
-        view = torch.from_numpy(self.frame.view(state.volume, window))[None].to(self._device)
         moved = {
             name: value.to(self._device)
             for name in ("image", "points", "signs", "boxes", "low_res")
             if (value := getattr(marks, name)) is not None
         }
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._half):
-            decoded: Decoded = self.net.decode(self.net.encode(view), Marks(**moved))
+            decoded: Decoded = self.net.decode(features, Marks(**moved))
         quality = None if decoded.quality is None else decoded.quality[0].float().cpu().numpy().astype(np.float64)
         return decoded.logits[0].float().cpu().numpy(), quality
 
@@ -134,40 +124,14 @@ class Looked:
     """What the rounds so far left of one target.
 
     Attributes:
-        window: where the net looked, on the prepared volume's grid.
-        logits: float32 [side, side, side] of the last look at all of it; None before the first.
-        patches: the later looks at the surroundings of clicks: where, and logits on a view; later ones count more.
+        window: where the net looks, on the prepared volume's grid.
+        logits: float32 [1, side, side, side] of the last look; None before the first.
+        features: what the net made of the window's image; None before the first look.
     """
 
     window: Grid
     logits: Array | None = None
-    patches: tuple[tuple[Grid, Array], ...] = ()
-
-    def field(self, frame: FocusFrame) -> Array:
-        """float32 [*window.shape]: all looks together."""
-        assert self.logits is not None
-        out = frame.restore(self.logits, self.window)
-        for near, logits in self.patches:
-            low = np.rint(self.window.index(near.mm((0, 0, 0)))[0]).astype(int)
-            there = tuple(slice(a, a + n) for a, n in zip(low, near.shape, strict=True))
-            share = _blend(near.shape, tuple(low), self.window.shape)
-            out[there] += share * (frame.restore(logits, near) - out[there])
-        return out
-
-
-@functools.lru_cache(maxsize=64)
-def _blend(shape: Shape, low: Shape, whole: Shape) -> Array:
-    """float32 [*shape]: how much the surroundings of a click count: 1 inside, less at the faces within the window."""
-    out = np.ones(shape, dtype=np.float32)
-    for axis, n in enumerate(shape):
-        width = max(1.0, RIM * n / 2)
-        place = np.arange(n) + 0.5
-        first = place / width if low[axis] > 0 else np.full(n, np.inf)
-        last = (n - place) / width if low[axis] + n < whole[axis] else np.full(n, np.inf)
-        ramp = np.minimum(np.minimum(first, last), 1).astype(np.float32)
-        out *= ramp.reshape([-1 if i == axis else 1 for i in range(3)])
-    out.setflags(write=False)
-    return out
+    features: Tree = None
 
 
 @contextlib.contextmanager
@@ -247,12 +211,6 @@ def _carried(ask: Ask, grid: Grid, prompt: Prompt) -> Looked | None:
     if len(here.points) < len(everywhere.points) or len(here.boxes) < len(everywhere.boxes):
         return None
     return None if any(isinstance(m, MaskMark) for m in ask.prompt.since(ask.previous.prompt)) else found
-
-
-def _cut(array: Array, window: Grid, part: Grid) -> Array:
-    """What of an array on a window lies on a crop of it."""
-    low = np.rint(window.index(part.mm((0, 0, 0)))[0]).astype(int)
-    return np.asarray(array[tuple(slice(a, a + n) for a, n in zip(low, part.shape, strict=True))])
 
 
 def _onto(grid: Grid, window: Grid) -> Grid:

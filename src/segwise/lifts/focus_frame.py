@@ -73,7 +73,10 @@ class FocusFrame(Frame[Marks]):
         return grid.crop(first.tolist(), last.tolist())
 
     def close(self, grid: Grid, window: Grid, place: Array) -> Grid | None:
-        """The surroundings of a place (index on the grid) within a window; None if they are most of the window."""
+        """The surroundings of a place (index on the grid) within a window; None if they are most of the window.
+
+        Training looks at them too, so that the net knows targets that are larger than their window.
+        """
         spacing = np.array(grid.spacing_mm)
         least, most = (np.maximum(side * spacing.min() / spacing, 3) for side in CLOSE)
         size = np.minimum(np.clip(np.array(window.shape) / 2, least, most), window.shape)

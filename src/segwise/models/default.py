@@ -44,8 +44,7 @@ CARD = ModelCard(
     input=(
         "axes to S, P, L; the region of 1.5 times the box on each axis (no side under .4 of the longest in mm) on 40 x "
         "40 x 40 voxels, averaged or interpolated, clipped to its 1-99 % range; points without a box: 25 mm around "
-        "them, then 50, 100 and 200 mm, until the answer ends within. A click in a large region is looked at a second "
-        "time from close by. Quality is the predicted DSC"
+        "them, then 50, 100 and 200 mm, until the answer ends within. Quality is the predicted DSC"
     ),
     remarks={"": "trained on synthetic shapes only"},
     deviations=("text is not taken: no box is proposed from nothing",),

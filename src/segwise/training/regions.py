@@ -42,7 +42,7 @@ class RegionFrame(Protocol):
         """What the net sees of a window."""
 
     def close(self, grid: Grid, window: Grid, place: Array) -> Grid | None:
-        """The surroundings of a click, which the net looks at a second time."""
+        """The surroundings of a click: a part of a window."""
 
     def resize(self, array: Array) -> Array:
         """Values of a window on the voxels of its view."""
