@@ -81,9 +81,9 @@ def load(
 
 
 def published() -> list[Published]:
-    """The shipped size on the meta device: one look at a region; there is no encoder but the channels of the image."""
+    """The shipped size on the meta device: one look at a region. Nothing is convolved before a mark is made."""
     with torch.device("meta"):
         net = FocusUNet()
         shown = torch.empty(1, len(focus_channels.NAMES), SIDE, SIDE, SIDE)
-    stages = {"encoder": lambda: None, "decoder": lambda: net(shown)}
+    stages = {"decoder": lambda: net(shown)}
     return [Published(label="", net=net, stages=stages, per="look", input=f"11×{SIDE}×{SIDE}×{SIDE}")]
