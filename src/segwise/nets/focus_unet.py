@@ -7,6 +7,7 @@ only what the image alone decides, and every word costs one pass of the whole ne
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -98,7 +99,7 @@ class FocusUNet(PromptNet):
         doubt = (chance * (1 - chance)).sum(dim=(2, 3, 4)) / (chance.sum(dim=(2, 3, 4)) + 1e-3)
         told = torch.cat([deepest.detach(), inside, outside, chance.mean(dim=(2, 3, 4)), doubt], dim=1)
         device = logits.device.type
-        with torch.autocast(device, enabled=False):
+        with contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
             return torch.sigmoid(self.judge(told))
 
 
