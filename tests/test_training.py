@@ -397,4 +397,6 @@ def test_the_loop_knows_no_model():
                 assert node.value not in names, f"{path.name}, line {node.lineno} names {node.value}"
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("segwise"):
                 room = f"{node.module}.{node.names[0].name}".split(".")[1]
+                if node.module == "segwise.nets.half":  # whether a device has bf16: no net
+                    continue
                 assert room in {"errors", "records", "training", "__version__"}, f"{path.name} imports {node.module}"
