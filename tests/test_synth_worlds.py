@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from segwise.errors import InputError
+from segwise.synth.abdomen import abdomen
 from segwise.synth.appearance import appear, shoot
 from segwise.synth.corrupt import CORRUPTIONS, corrupted
 from segwise.synth.fields import areas, smooth
@@ -174,3 +175,9 @@ def test_mr_is_damaged_too_and_wrong_requests_are_errors(scan):
         corrupted(scan, "noise", level=6, seed=1)
     with pytest.raises(InputError, match="expected one of noise"):
         corrupted(scan, "rust", level=1, seed=1)
+
+
+def test_a_tube_that_rounding_takes_a_voxel_beyond_its_box_is_painted_all_the_same():
+    """A person whose liver vessel ends so that a segment's reach was a voxel longer than the whole tube's."""
+    found = abdomen(100357, spacing_mm=3.8969053171364694)
+    assert {name for name, _ in found.targets} >= {"liver", "liver vessels"}

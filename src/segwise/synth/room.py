@@ -194,7 +194,9 @@ def tube(
     start = np.array([s.start for s in where])
     out = np.full([s.stop - s.start for s in where], FAR, dtype=np.float32)
     for a, b, ra, rb in zip(points[:-1], points[1:], sizes[:-1], sizes[1:], strict=True):
-        part = room.around((a + b) / 2, np.abs(b - a) / 2 + reach, slack=0)
+        near = room.around((a + b) / 2, np.abs(b - a) / 2 + reach, slack=0)
+        d, h, w = (slice(max(n.start, o.start), min(n.stop, o.stop)) for n, o in zip(near, where, strict=True))
+        part = d, h, w  # rounding may take a segment's reach a voxel beyond the whole's
         if any(s.stop <= s.start for s in part):
             continue
         spot = tuple(slice(s.start - o, s.stop - o) for s, o in zip(part, start, strict=True))
