@@ -18,8 +18,9 @@ import torch
 
 from segwise.errors import SpecError
 from segwise.geometry import Array, Grid, Volume, bounds, regrid
-from segwise.lifts.planes import MARGIN, covering, mapped, nothing
+from segwise.lifts.planes import MARGIN, covering, nothing
 from segwise.nets.contract import Decoded, Marks, PromptNet
+from segwise.nets.marks import mapped
 from segwise.prompt import Prompt
 from segwise.segmenter import OUTSIDE, Ask, Frame, Learned, Parts, Prediction, State, Store, Tree
 

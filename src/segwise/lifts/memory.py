@@ -27,9 +27,10 @@ from scipy import ndimage
 
 from segwise.errors import SpecError
 from segwise.geometry import Array, Grid
-from segwise.lifts.planes import Piece, Planes, mapped, marked, nothing, split
+from segwise.lifts.planes import Piece, Planes, marked, nothing, split
 from segwise.lifts.propagate import AREA_FACTOR, LEAST_QUALITY, by_slice, together
 from segwise.nets.contract import Decoded, Marks, MemoryNet
+from segwise.nets.marks import mapped
 from segwise.prompt import Box, Prompt
 from segwise.segmenter import Ask, Parts, Prediction, State, Tree, expect
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from segwise.errors import PromptError
 from segwise.geometry import SHARED_VOXELS, Array, Grid, Volume, regrid
 from segwise.nets.contract import Decoded, Marks, PromptNet
+from segwise.nets.marks import alike, joined, mapped, taken
 from segwise.prompt import Points, Prompt
 from segwise.segmenter import OUTSIDE, Ask, Frame, Learned, Parts, Prediction, State, Store, Tree, step
 
@@ -129,11 +129,11 @@ class Planes(Learned):
         """Ask the decoder about one slice: queries of the same make share a call, whoever asks."""
         features = mapped(lambda x: x.to(self._device), features)
         pieces: dict[int, Piece] = {}
-        for members in _alike(asked).values():
-            together = _joined([asked[i] for i in members])
+        for members in alike(asked).values():
+            together = joined([asked[i] for i in members])
             n = len(together.image)
             step = 1 if self._device.type == "cpu" else QUERIES
-            batches = [_taken(together, slice(i, i + step), self._device) for i in range(0, n, step)]
+            batches = [taken(together, slice(i, i + step), self._device) for i in range(0, n, step)]
             whole = self._piece([self.net.decode(features, batch) for batch in batches])
             ends = np.cumsum([0, *(len(asked[i].image) for i in members)])
             for i, low, high in zip(members, ends[:-1], ends[1:], strict=True):
@@ -220,53 +220,10 @@ def nothing(prompt: Prompt) -> PromptError:
     )
 
 
-def mapped(change: Callable[[Tensor], Tree], tree: Tree) -> Tree:
-    """A tree with every tensor changed."""
-    if isinstance(tree, dict):
-        return {key: mapped(change, value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(mapped(change, value) for value in tree)
-    return change(tree)
-
-
 def split(marks: Marks) -> list[Marks]:
     """One by one."""
     device = marks.image.device
-    return [_taken(marks, slice(i, i + 1), device) for i in range(len(marks.image))]
-
-
-def _taken(marks: Marks, rows: slice, device: torch.device) -> Marks:
-    """Some queries of many."""
-    return Marks(**{name: mapped(lambda x: x[rows].to(device), value) for name, value in _fields(marks).items()})
-
-
-def _joined(parts: Sequence[Marks]) -> Marks:
-    """The queries of many marks that are alike."""
-
-    def join(trees: list[Tree]) -> Tree:
-        first = trees[0]
-        if isinstance(first, dict):
-            return {key: join([tree[key] for tree in trees]) for key in first}
-        if isinstance(first, list | tuple):
-            return type(first)(join([tree[i] for tree in trees]) for i in range(len(first)))
-        return torch.cat(trees)
-
-    fields = [_fields(marks) for marks in parts]
-    return Marks(**{name: join([f[name] for f in fields]) for name in fields[0]})
-
-
-def _alike(asked: Sequence[Marks]) -> dict[str, list[int]]:
-    """Positions by make: the same kinds of mark and as many points, so that no padding changes an answer."""
-    groups: dict[str, list[int]] = {}
-    for i, marks in enumerate(asked):
-        make = {name: mapped(lambda x: tuple(x.shape[1:]), value) for name, value in _fields(marks).items()}
-        groups.setdefault(repr(make), []).append(i)
-    return groups
-
-
-def _fields(marks: Marks) -> dict[str, Tree]:
-    found = {f.name: getattr(marks, f.name) for f in fields(marks)}
-    return {name: value for name, value in found.items() if value is not None}
+    return [taken(marks, slice(i, i + 1), device) for i in range(len(marks.image))]
 
 
 def _extent(slices: Iterable[Array], axis: int, n: int) -> slice:

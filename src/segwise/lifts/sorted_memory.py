@@ -25,9 +25,10 @@ import torch
 from segwise.errors import SpecError
 from segwise.geometry import Array
 from segwise.lifts.memory import on_device, thinned
-from segwise.lifts.planes import Piece, Planes, mapped, marked, nothing, split
+from segwise.lifts.planes import Piece, Planes, marked, nothing, split
 from segwise.lifts.propagate import by_slice, together
 from segwise.nets.contract import Decoded, Marks, SortableNet
+from segwise.nets.marks import mapped
 from segwise.prompt import Box, Prompt
 from segwise.segmenter import Ask, Parts, Prediction, State, Tree
 

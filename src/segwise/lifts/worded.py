@@ -15,8 +15,9 @@ import torch
 
 from segwise.errors import PromptError
 from segwise.geometry import Array, Grid, Volume
-from segwise.lifts.planes import Piece, Planes, SliceFrame, mapped
+from segwise.lifts.planes import Piece, Planes, SliceFrame
 from segwise.nets.contract import Marks
+from segwise.nets.marks import mapped
 from segwise.prompt import Prompt, Text
 from segwise.segmenter import Ask, Prediction, State, Tree, expect
 

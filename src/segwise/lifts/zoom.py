@@ -28,9 +28,10 @@ from torch.nn import functional as F
 from segwise.errors import SpecError
 from segwise.geometry import Array, Grid, Shape, Volume, bounds, regrid
 from segwise.lifts.crop import content
-from segwise.lifts.planes import MARGIN, covering, mapped, nothing
+from segwise.lifts.planes import MARGIN, covering, nothing
 from segwise.lifts.tiles import Tiling
 from segwise.nets.contract import Decoded, Marks, PromptNet
+from segwise.nets.marks import mapped
 from segwise.prompt import Prompt
 from segwise.segmenter import OUTSIDE, Ask, Frame, Learned, Parts, Prediction, State, Store, Tree, expect, step
 

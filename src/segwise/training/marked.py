@@ -1,0 +1,180 @@
+"""Slices of labelled cases for a promptable 2D net: a slice, some of its structures, what is said of each first."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from segwise.assemble import Prompter
+from segwise.case import Target
+from segwise.errors import TrainingError
+from segwise.geometry import Array, Grid, Volume
+from segwise.prompt import Prompt
+from segwise.segmenter import Frame
+from segwise.training.augment import Change, changed, drawn
+from segwise.training.prepared import Prepared
+
+LEAST = 12  # voxels of a structure on its slice
+TARGETS = 4  # at most, a slice
+TOP = 255.0  # of prepared slices, grey levels
+
+
+class Asked(NamedTuple):
+    """One structure on a slice.
+
+    Attributes:
+        mask: bool [1, H, W].
+        prompt: what is said first.
+        name: of the structure.
+    """
+
+    mask: Array
+    prompt: Prompt
+    name: str
+
+
+class Slice(NamedTuple):
+    """A slice with what is asked about it.
+
+    Attributes:
+        view: float32 [3, 1, S, S].
+        window: its grid, (1, H, W).
+        asked: at least one.
+        key: of the view, equal for equal views; "" for one that was changed.
+    """
+
+    view: Array
+    window: Grid
+    asked: tuple[Asked, ...]
+    key: str
+
+    def target(self, i: int) -> Target:
+        """The reference of one."""
+        one = self.asked[i]
+        return Target(one.name, one.mask, self.window)
+
+
+@dataclass(frozen=True)
+class MarkedSlices:
+    """The stream.
+
+    Attributes:
+        cases: prepared by `frame`; of the training subjects only.
+        frame: of the net.
+        users: what says the first word; one is drawn a batch, as the queries of a batch are of one make.
+        size: slices a batch.
+        targets: at most, a slice.
+        seed: of everything drawn.
+        augment: change slices; not where their features are kept.
+        mirror: axes (of slice, row, column) that may be mirrored.
+    """
+
+    cases: tuple[Prepared, ...]
+    frame: Frame[Any]
+    users: tuple[Prompter, ...]
+    size: int = 2
+    targets: int = TARGETS
+    seed: int = 0
+    augment: bool = True
+    mirror: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        if not any(case.there for case in self.cases):
+            raise TrainingError("no training case has any of the structures; expected one at least")
+
+    def batch(self, index: int) -> list[Slice]:
+        """`size` slices."""
+        rng = np.random.default_rng([self.seed, index])
+        user = self.users[int(rng.integers(len(self.users)))]
+        found: list[Slice] = []
+        while len(found) < self.size:
+            one = self._slice(rng, user)
+            found += [] if one is None else [one]
+        return found
+
+    def _slice(self, rng: np.random.Generator, user: Prompter) -> Slice | None:
+        fit = [case for case in self.cases if case.there]
+        case = fit[int(rng.integers(len(fit)))]
+        name = case.there[int(rng.integers(len(case.there)))]
+        places = case.places(name)
+        place = int(places[int(rng.integers(len(places)))][0])
+        change = drawn(rng, mirror=[a for a in self.mirror if a], flat=True) if self.augment else Change()
+        return made(self.frame, case, place, name, user, rng, change=change, most=self.targets)
+
+
+def made(
+    frame: Frame[Any],
+    case: Prepared,
+    place: int,
+    first: str,
+    user: Prompter,
+    rng: np.random.Generator,
+    *,
+    change: Change = Change(),  # noqa: B008 - frozen
+    most: int = TARGETS,
+) -> Slice | None:
+    """A slice of a case, or None if nothing is left to ask about.
+
+    Args:
+        frame: of the net.
+        case: prepared.
+        place: of the slice.
+        first: the structure that is asked about in any case; others that are there follow.
+        user: says the first word.
+        rng: of the choice and of the user's draws.
+        change: of the image and the masks.
+        most: structures.
+    """
+    volume, labels = _opened(case)
+    window = frame.window(case.grid, (place, 0, 0))
+    image, marks = volume.array[:, place : place + 1], np.asarray(labels[place : place + 1])
+    key = ""
+    if change == Change():
+        key = f"{volume.digest}:{place}"
+    else:
+        image, marks = _altered(image, marks, change)
+    ids = [case.names.index(first) + 1]
+    ids += [i for i in rng.permutation(np.unique(marks[marks > 0])).tolist() if i != ids[0]]
+    asked: list[Asked] = []
+    for i in ids:
+        mask = marks == i
+        if mask.sum() >= LEAST and len(asked) < most:
+            said = user.first(Target(case.names[i - 1], mask, window), int(rng.integers(2**31)))
+            asked += [] if said is None else [Asked(mask, said, case.names[i - 1])]
+    if not asked:
+        return None
+    shown = Volume(image, window, volume.channels, f"{volume.digest}:{place}")
+    return Slice(frame.view(shown, window), window, tuple(asked), key)
+
+
+def checked(frame: Frame[Any], cases: Sequence[Prepared], user: Prompter, *, n: int, seed: int) -> list[Slice]:
+    """The same slices of some cases every time, one structure each: what a learning curve is measured on."""
+    found: list[Slice] = []
+    rng = np.random.default_rng([seed, 78])
+    wanted = [(case, name) for case in cases for name in case.there]
+    for i in rng.permutation(len(wanted)).tolist()[:n]:
+        case, name = wanted[i]
+        places = case.places(name)[:, 0]
+        one = made(frame, case, int(np.median(places)), name, user, rng, most=1)
+        found += [] if one is None else [one]
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _opened(case: Prepared) -> tuple[Volume, Array]:
+    return case.volume, case.labels
+
+
+def _altered(image: Array, marks: Array, change: Change) -> tuple[Array, Array]:
+    """Grey levels and labels of one slice after a change: scaled to mean 0 and deviation 1, changed, scaled back."""
+    values = image.astype(np.float32)
+    mean, std = float(values.mean()), max(float(values.std()), 1.0)
+    new, labels = changed((values - mean) / std, marks, change, marks.shape)
+    back = new * std + mean
+    if image.dtype.kind in "ui":
+        back = np.rint(np.clip(back, 0, TOP))
+    return np.ascontiguousarray(back.astype(image.dtype)), labels

@@ -1,0 +1,149 @@
+"""Who is trained on and who is not: by subject, never by slice or case, and written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segwise.case import Case
+from segwise.errors import TrainingError
+
+FILE = "split.json"
+VALIDATED = 0.2  # share of the subjects that a training checks itself on, where nothing else is said
+
+
+@dataclass(frozen=True)
+class Split:
+    """Subjects by what becomes of them; no subject is in two lists.
+
+    Attributes:
+        train: the net learns from them.
+        valid: the learning curve is measured on them.
+        test: nothing of this training sees them: what was left out by name, or is another fold.
+    """
+
+    train: tuple[str, ...]
+    valid: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+    def of(self, cases: Sequence[Case], part: str) -> list[Case]:
+        """The cases of "train", "valid" or "test", in their order."""
+        subjects = set(getattr(self, part))
+        return [case for case in cases if case.subject in subjects]
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """As `split.json` has it."""
+        return {"train": list(self.train), "valid": list(self.valid), "test": list(self.test)}
+
+
+def subjects(cases: Sequence[Case]) -> tuple[str, ...]:
+    """The subjects of cases that can be read, sorted."""
+    return tuple(sorted({case.subject for case in cases if not case.broken}))
+
+
+def split(
+    cases: Sequence[Case],
+    *,
+    seed: int = 0,
+    left_out: Sequence[str] = (),
+    fraction: float = 1.0,
+    valid: float = VALIDATED,
+) -> Split:
+    """Draw a split.
+
+    Args:
+        cases: of one data set.
+        seed: of the order.
+        left_out: subjects that are kept for testing.
+        fraction: share of the training subjects that are used; the first of the drawn order, so that a larger
+            fraction holds all of a smaller one.
+        valid: share of the subjects that the learning curve is measured on, one at least where there are three or
+            more; 0 for none.
+
+    Raises:
+        TrainingError: a subject that is not there, or nobody is left to train on.
+    """
+    everyone = subjects(cases)
+    if strange := sorted(set(left_out) - set(everyone)):
+        raise TrainingError(
+            f"no subject {', '.join(strange)} to leave out; the data set has {_listed(everyone)}: name one of them"
+        )
+    if not 0 < fraction <= 1 or not 0 <= valid < 1:
+        raise TrainingError(
+            f"the fraction is {fraction:g} and the share for validation {valid:g}; expected a fraction above 0 and up "
+            "to 1, and a share from 0 to below 1"
+        )
+    kept = [s for s in everyone if s not in set(left_out)]
+    drawn = [kept[i] for i in np.random.default_rng([seed, 31]).permutation(len(kept))]
+    n = max(1, round(valid * len(drawn))) if valid and len(drawn) >= 3 else 0
+    checked, learned = drawn[:n], drawn[n:]
+    if not learned:
+        raise TrainingError(
+            f"{len(everyone)} subject{'s' * (len(everyone) != 1)} and {len(left_out)} left out: nobody is left to "
+            "train on; expected one at least: add subjects or leave out fewer"
+        )
+    if fraction * len(learned) < 1:
+        raise TrainingError(
+            f"{fraction:.0%} of {len(learned)} training subjects is less than one subject; expected a fraction of "
+            f"{1 / len(learned):.3g} at least"
+        )
+    chosen = learned[: round(fraction * len(learned))]
+    return Split(tuple(chosen), tuple(checked), tuple(left_out))
+
+
+def fold(cases: Sequence[Case], *, k: int, n: int, seed: int = 0) -> Split:
+    """Fold k of n: every subject is tested in one of them.
+
+    Raises:
+        TrainingError: fewer subjects than folds, or a fold that is not there.
+    """
+    everyone = subjects(cases)
+    if not 2 <= n <= len(everyone) or not 0 <= k < n:
+        raise TrainingError(
+            f"fold {k} of {n} with {len(everyone)} subject{'s' * (len(everyone) != 1)}; expected 2 folds or more, at "
+            "most as many as there are subjects, and a fold from 0 on"
+        )
+    drawn = [everyone[i] for i in np.random.default_rng([seed, 31]).permutation(len(everyone))]
+    test = drawn[k::n]
+    return Split(tuple(s for s in drawn if s not in set(test)), (), tuple(test))
+
+
+def write(split: Split, folder: Path) -> Path:
+    """Write `split.json`, whole or not at all; its path."""
+    path = folder / FILE
+    part = path.with_name(f".{FILE}.tmp")
+    part.write_text(json.dumps(split.content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def read(path: Path) -> Split:
+    """A split that was written, or that a user wrote.
+
+    Raises:
+        TrainingError: it is none, or a subject is in two lists.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        lists = {key: tuple(map(str, content.get(key, ()))) for key in ("train", "valid", "test")}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise TrainingError(
+            f'{path} is no split ({error}); expected JSON such as {{"train": ["s1"], "valid": ["s2"], "test": []}}'
+        ) from error
+    named = [s for listed in lists.values() for s in listed]
+    if twice := sorted({s for s in named if named.count(s) > 1}):
+        raise TrainingError(f"{path}: {', '.join(twice)} is in the split twice; expected every subject once")
+    if not lists["train"]:
+        raise TrainingError(f"{path}: nobody to train on; expected subjects under train")
+    return Split(**lists)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8])
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
