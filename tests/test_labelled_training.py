@@ -331,6 +331,27 @@ def test_an_adapted_encoder_sees_changed_slices(tmp_path):
     assert 0 <= shown["dsc0"] <= 1
 
 
+def test_regions_of_cases_are_asked_about_as_inference_asks(tmp_path):
+    model = assemble.segmenter("default")
+    own: list = [p for n, p in model.parts.net.named_parameters() if n.startswith("head")]
+    model.parts.net.requires_grad_(False)
+    for parameter in own:
+        parameter.requires_grad_(True)
+    cases = prepared.prepare(labelled_cases.cases(3), model.parts.frame, ("liver", "spleen"), tmp_path / "p")
+    budget = labelled.Budget(steps=2, size=2, validate_every=5)
+    made = labelled.adaptation(
+        "default", model, ("box", "points"), cases[:2], cases[2:], budget, lambda out, net, known: [], ""
+    )
+    for sample in made.stream.batch(3):
+        assert sample.view.shape == (1, 40, 40, 40) == (1, *sample.soft.shape)
+        inside = sample.soft > 0.9
+        assert sample.view[0][inside].mean() > sample.view[0][sample.soft < 0.1].mean()  # the eggs are bright
+    first, again = made.stream.batch(4), made.stream.batch(4)
+    np.testing.assert_array_equal(first[0].view, again[0].view)
+    outcome = loop.train(made, tmp_path / "out")
+    assert outcome.measures["valid_round0"] > 0.8
+
+
 def test_what_cannot_be_adapted_says_so(tmp_path):
     model = assemble.segmenter("sam(size=nano)")
     model.parts.net.requires_grad_(False)
@@ -343,7 +364,13 @@ def test_what_cannot_be_adapted_says_so(tmp_path):
     with pytest.raises(TrainingError, match="takes text; expected a model that takes boxes or points"):
         labelled.adaptation("sam", model, ("text",), *arguments)
     with pytest.raises(TrainingError, match="expected a promptable model of slices"):
-        labelled.adaptation("default", assemble.segmenter("default"), ("box",), *arguments)
+        labelled.adaptation("threshold", Odd(), ("box",), *arguments)
+
+
+class Odd:
+    """A closed list, as far as an adaptation sees."""
+
+    parts = Parts(Tiny(), frame(), ("liver",), "random")
 
 
 def test_running_statistics_of_frozen_parts_stay():

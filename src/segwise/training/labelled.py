@@ -13,8 +13,11 @@ from torch import nn
 from segwise import assemble
 from segwise.errors import TrainingError
 from segwise.segmenter import Learned, Parts
+from segwise.training import labelled_regions
 from segwise.training.closed import Labelled, Loss
 from segwise.training.contract import Recipe, Settings
+from segwise.training.interactive import Interactive
+from segwise.training.labelled_regions import LabelledRegions
 from segwise.training.marked import MarkedSlices, checked
 from segwise.training.patches import Patches, mirrored
 from segwise.training.prepared import Prepared
@@ -22,7 +25,7 @@ from segwise.training.prompted import OnSlices
 
 Save = Callable[[Path, nn.Module, Mapping[str, Any]], list[Path]]
 HELD = 24  # slices of a learning curve
-CLICKS = "clicks(n=99)"
+CLICKS, CLICKS_3D = "clicks(n=99)", "cvpr2025(n=99)"
 LOOSE = 0.06  # of a structure's side on its slice, by how much the faces of most boxes are moved
 POINTS = ("points(n=1)", "points(n=3)")
 
@@ -104,7 +107,7 @@ def adaptation(
     save: Save,
     note: str,
 ) -> Recipe:
-    """The tuned part of a promptable 2D net, on slices.
+    """The tuned part of a promptable net: on slices, or on the regions that it looks at.
 
     Args:
         name: of the model with its adapter.
@@ -113,16 +116,19 @@ def adaptation(
         train, valid, budget, save, note: as `specialist`.
 
     Raises:
-        TrainingError: the model is no promptable net of slices, or takes neither boxes nor points.
+        TrainingError: the model is none of these, or takes neither boxes nor points.
     """
     net, frame = model.parts.net, model.parts.frame
-    if model.parts.labels is not None or frame.shape[0] != 1 or not hasattr(frame, "restore"):
+    regions = hasattr(frame, "around")  # of `RegionFrame`
+    if model.parts.labels is not None or not (regions or (frame.shape[0] == 1 and hasattr(frame, "restore"))):
         raise TrainingError(
-            f"{name} cannot be adapted here: expected a promptable model of slices (sam, litemedsam, medsam, sam2 …); "
-            "specialists are trained with segwise train"
+            f"{name} cannot be adapted here: expected a promptable model of slices (sam, litemedsam, medsam, sam2 …) "
+            "or default; specialists are trained with segwise train"
         )
     if not any(p.requires_grad for p in net.parameters()):
         raise TrainingError(f"{name} has nothing to train; put an adapter behind it, such as {name}+lora")
+    if regions:
+        return _regional(name, net, frame, train, valid, budget, save, note)
     plane = getattr(frame, "plane", "axial")
     specs = first_words(takes, train)
     if not specs:
@@ -142,6 +148,22 @@ def adaptation(
     held = checked(frame, valid, first, n=HELD, seed=budget.seed)
     clicker = assemble.prompter(CLICKS) if "points" in takes else None
     objective = OnSlices(net, frame, user=clicker, held=held)
+    return Recipe(name=name, objective=objective, stream=stream, settings=budget.settings(), save=save, note=note)
+
+
+def _regional(
+    name: str,
+    net: Any,
+    frame: Any,
+    train: Sequence[Prepared],
+    valid: Sequence[Prepared],
+    budget: Budget,
+    save: Save,
+    note: str,
+) -> Recipe:
+    stream = LabelledRegions(tuple(train), frame, size=budget.size, seed=budget.seed, augment=budget.augment)
+    held = labelled_regions.checked(frame, valid, n=HELD, seed=budget.seed)
+    objective = Interactive(net, frame, assemble.prompter(CLICKS_3D), held=held)
     return Recipe(name=name, objective=objective, stream=stream, settings=budget.settings(), save=save, note=note)
 
 

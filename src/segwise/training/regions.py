@@ -88,7 +88,7 @@ class Regions:
         kind, labels = targets[chosen]
         stands = bool(rng.random() < self.upright)
         scan = _scanned(phantom, labels, boxes[chosen], rng, stands=stands)
-        return None if scan is None else _asked(self.frame, kind, *scan, rng)
+        return None if scan is None else asked_about(self.frame, kind, *scan, rng)
 
 
 @functools.lru_cache(maxsize=6)
@@ -143,7 +143,7 @@ def _factors(side: Array, rng: np.random.Generator) -> Array:
     return np.asarray(np.maximum(np.minimum(factor, side / 3), 1.0))
 
 
-def _asked(frame: RegionFrame, kind: str, volume: Volume, mask: Array, rng: np.random.Generator) -> Sample | None:
+def asked_about(frame: RegionFrame, kind: str, volume: Volume, mask: Array, rng: np.random.Generator) -> Sample | None:
     """The sample of one target: its window, what is said first, and what the net sees."""
     prepared = frame.prepare(volume)
     grid = prepared.grid

@@ -1,0 +1,100 @@
+"""What a training will take, from a few steps of it: seconds, and the greatest memory of the process.
+
+The steps are real ones on real batches in a folder that is thrown away. Memory grows with the samples of a batch by
+what two probes differ in; what one sample takes beside the net and the program tells how many fit a budget.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segwise.training.contract import Recipe
+from segwise.training.loop import train
+
+STEPS = 4  # of a probe; the first is not timed
+GB = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """What is to be expected.
+
+    Attributes:
+        seconds: of the training, its validations included, preparation of the cases not.
+        memory_gb: greatest memory: of the process, or on the device if that is a GPU.
+        step_s: of one optimiser step.
+        sample_gb: what one more sample a batch takes.
+        size: samples a batch.
+        fits: samples a batch that fit the budget, 0 if not even one does; None without a budget.
+    """
+
+    seconds: float
+    memory_gb: float
+    step_s: float
+    sample_gb: float
+    size: int
+    fits: int | None = None
+
+
+def forecast(recipe: Recipe, *, device: str = "cpu", budget_gb: float | None = None) -> Forecast:
+    """Probe a training; its net is no longer fresh afterwards.
+
+    Args:
+        recipe: of a stream with `size` samples a batch.
+        device: where it will be trained.
+        budget_gb: memory that there is.
+    """
+    stream: Any = recipe.stream
+    size = int(stream.size)
+    one, _, _ = _probed(recipe, 1, device)
+    many, step_s, valid_s = _probed(recipe, size, device) if size > 1 else _probed(recipe, 1, device)
+    sample = max((many - one) / (size - 1), 0.0) if size > 1 else 0.0
+    settings = recipe.settings
+    checks = settings.steps // settings.validate_every + 1 if settings.validate_every else 0
+    fits = None
+    if budget_gb is not None:
+        room = budget_gb - (many - size * sample)
+        fits = size if many <= budget_gb else max(0, int(room / sample)) if sample else 0
+    return Forecast(settings.steps * step_s + checks * valid_s, many, step_s, sample, size, fits)
+
+
+def _probed(recipe: Recipe, size: int, device: str) -> tuple[float, float, float]:
+    """(greatest memory so far in GB, seconds a step, seconds a validation) of a few steps."""
+    stream: Any = recipe.stream
+    marks: list[tuple[float, int]] = []
+
+    def note(step: int, steps: int, left_s: float, measures: Mapping[str, float]) -> None:
+        marks.append((time.perf_counter(), step))
+
+    settings = dataclasses.replace(recipe.settings, steps=STEPS, warmup=1, validate_every=0)
+    shorter = dataclasses.replace(recipe, stream=dataclasses.replace(stream, size=size), settings=settings)
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        train(shorter, Path(folder), device=device, progress=note)
+    (first, n), (last, m) = marks[0], marks[-1]
+    step_s = (last - first) / (m - n) if m > n else (last - begun) / m
+    begun = time.perf_counter()
+    if recipe.settings.validate_every:
+        net = recipe.objective.net.eval()
+        with torch.no_grad():
+            recipe.objective.validate()
+        net.train()
+    return memory_gb(device), step_s, time.perf_counter() - begun
+
+
+def memory_gb(device: str = "cpu") -> float:
+    """The greatest memory of this process so far, or of the GPU it uses."""
+    if device.startswith("cuda"):
+        return float(torch.cuda.max_memory_allocated(device)) / GB
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
