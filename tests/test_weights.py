@@ -242,6 +242,27 @@ def test_code_in_a_weight_file_is_never_run(home, models, tmp_path):
     assert not ran.exists()
 
 
+@pytest.mark.parametrize(
+    ("note", "ours"),
+    [
+        ({"files": {"a.safetensors": sha(safetensors(1.0))}}, True),
+        ({"files": {"a.safetensors": sha(safetensors(2.0))}}, False),
+        ({"files": {"b.safetensors": sha(safetensors(1.0))}}, False),
+        ({"files": [1]}, False),
+        ([1], False),
+        ("{broken", False),
+        (None, False),
+    ],
+)
+def test_what_was_trained_here_is_no_unknown(home, models, tmp_path, note, ours):
+    """model.json beside the weights names their SHA-256; anything else vouches for nothing and breaks nothing."""
+    (tmp_path / "a.safetensors").write_bytes(safetensors(1.0))
+    if note is not None:
+        (tmp_path / "model.json").write_text(note if isinstance(note, str) else json.dumps(note))
+    found = weights.read(tmp_path / "a.safetensors").digest
+    assert found == ("" if ours else "unknown:") + sha(safetensors(1.0))
+
+
 def test_tensors_of_both_formats(tmp_path):
     torch = pytest.importorskip("torch")
     plain, nested = {"w": torch.full((2, 3), 4.0)}, {"model": {"w": torch.full((2, 3), 4.0)}}

@@ -133,7 +133,7 @@ def methods(gathered: Gathered, ranked: Sequence[Ranked]) -> str:
         "<b>Decided</b>: two-sided Wilcoxon signed-rank test over subjects (exact up to 30, zeros dropped), corrected "
         f"by Holm over all pairs, p &lt; {ALPHA}, and the interval of the mean difference excludes 0.{needed}",
         "An arm is ranked if it has a value for at least half of what it was asked. Random and unknown weights are "
-        "never ranked (unknown: a file whose SHA-256 stands on no card and for which nobody vouched). "
+        "never ranked (unknown: a file whose SHA-256 stands on no card, not trained here, for which nobody vouched). "
         f"Seeds: {e(listing([str(s) for s in seeds]))}.",
         f"<b>Measures</b> as computed: {metrics}." if metrics else "",
         "<b>DSC</b> is 2|R∩P|/(|R|+|P|); <b>NSD</b> the share of both surfaces within the stated tolerance of the "

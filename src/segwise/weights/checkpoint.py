@@ -16,7 +16,7 @@ from typing import Any
 from segwise import catalog
 from segwise.card import ModelCard, WeightFile
 from segwise.errors import CatalogError, WeightsError
-from segwise.weights.local import CONFIG_LIMIT, accepted, digest, require, vouched
+from segwise.weights.local import CONFIG_LIMIT, accepted, digest, require, trained_here, vouched
 from segwise.weights.recognise import recognise
 from segwise.weights.tensors import flat, held
 
@@ -33,7 +33,8 @@ class Checkpoint:
         path: of the first file.
         content: what the file holds, plain containers and tensors.
         config: what `config.json` beside it says; {} without.
-        digest: SHA-256 of the file (of several: of their digests); begins with "unknown" if no card names it.
+        digest: SHA-256 of the file (of several: of their digests); begins with "unknown" if no card names it and
+            Segwise did not train it here.
     """
 
     path: Path
@@ -109,7 +110,8 @@ def read(path: Path) -> Checkpoint:
     path = _file(path.expanduser())
     content = held(path)
     sha = digest(path)
-    return Checkpoint(path, content, _config(path.with_name("config.json")), sha if known(sha) else f"{UNKNOWN}:{sha}")
+    ours = known(sha) or trained_here(path, sha)
+    return Checkpoint(path, content, _config(path.with_name("config.json")), sha if ours else f"{UNKNOWN}:{sha}")
 
 
 def _file(path: Path) -> Path:
