@@ -32,6 +32,8 @@ Written by `make flops`.
 FIGURES = {  # (model, how the size's label begins) -> what is published, and where
     ("ma-sam", ""): "783.4 GFLOPs, 638.3 M (survey)",
     ("med-sa", ""): "363 M (survey)",
+    ("mednext", "MedNeXt-S"): "130 GFLOPs, 5.6 M (its README)",
+    ("mednext", "MedNeXt-L"): "500 GFLOPs, 61.8 M (its README)",
     ("medsam", ""): "82 GFLOPs, 93.7 M (survey)",
     ("medsam2", ""): "38.9 M (survey)",
     (

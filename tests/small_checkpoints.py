@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+import small_specialists
 from conftest import SHARED
 from segwise import catalog, weights
 from segwise.spec import Spec, Value
@@ -38,12 +39,16 @@ def folder_of(name: str) -> Path | None:
 
 @functools.cache
 def spec_of(name: str, **arguments: Value) -> str | None:
-    """A model with its fixture's checkpoint, as specs say it; None if there is no fixture.
+    """A model with its fixture's checkpoint, as specs say it; None if there is no fixture. Specialists need none.
 
     Args:
         name: of the model.
         arguments: further ones, as `lift`.
     """
+    if name in small_specialists.SMALL:
+        return str(
+            Spec(name, {"checkpoint": str(small_specialists.trained(Path(_place()), name, vouched=False)), **arguments})
+        )
     folder = folder_of(name)
     if folder is None:
         return None

@@ -127,7 +127,7 @@ class PlannedFrame(WindowFrame):
         """
         words = [mark.words for mark in prompt.marks if isinstance(mark, Text)]
         if not words:
-            raise PromptError("nnunet takes a structure's name as text")
+            raise PromptError("this model takes a structure's name as text")
         return anatomy.among(words[-1], self.recipe.labels)
 
     def follow(self, mask: Array, window: Grid) -> tuple[str, ...]:
