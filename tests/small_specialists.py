@@ -16,6 +16,7 @@ SMALL: dict[str, dict[str, Value]] = {  # model -> arguments of a tiny net
     "mednext": {"features": 4, "blocks": "1-1", "ratios": "2-2"},
     "transunet": {"features": "4-6-8", "depth": 1, "heads": 2, "width": 8},
     "resenc": {"features": "4-6", "blocks": "1-1"},
+    "umamba": {"features": "4-6", "blocks": "1-1", "states": 2},
     "unetr": {"features": 4, "width": 12, "mlp": 12, "heads": 2},
     "swin-unetr": {"features": 12, "depths": "1-1-1-1"},
     "segresnet": {"features": 8, "down": "1-1", "up": "1"},

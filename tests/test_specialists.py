@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from segwise import assemble, catalog
 from segwise.errors import NoSuchStructure, SpecError, WeightsError
 from segwise.geometry import Channel, Grid, Volume
 from segwise.nets import nnunet as official
-from segwise.nets import planned
+from segwise.nets import planned, umamba
 from segwise.prompt import Prompt, Text
 from segwise.segmenter import Ask
 from segwise.spec import Spec
@@ -25,6 +26,7 @@ DEEP = {  # model -> a tiny net that answers at coarser sizes while training
     "unet": {"features": "4-6-8-8"},
     "transunet": {"features": "4-6-8-8"},
     "resenc": {"features": "4-6-8", "blocks": "1-1-1"},
+    "umamba": {"features": "4-6-8", "blocks": "1-1-1"},
     "mednext": {},
 }
 
@@ -158,6 +160,24 @@ def test_resenc_has_the_keys_of_nnunet(tmp_path):
     same.load_state_dict(net.state_dict())
     with torch.no_grad():
         assert torch.equal(same.eval()(image)[0], net(image)[0])
+
+
+def test_a_scan_is_the_recurrence_of_its_paper():
+    """One channel, one state: h = 0.5 h + x with step 1, decay ln 0.5, and what leaves is doubled."""
+    x = torch.tensor([1.0, 0.0, 0.0, 4.0])[None, :, None]
+    one = torch.ones(1, 4, 1)
+    found = umamba.scanned(x, one, torch.tensor([[math.log(0.5)]]), one, 2 * one)
+    torch.testing.assert_close(found[0, :, 0], torch.tensor([2.0, 1.0, 0.5, 8.25]))
+
+
+def test_a_word_sees_those_before_it_and_none_after():
+    block = umamba.Mamba(6, states=3).eval()
+    words = torch.randn(1, 9, 6, generator=torch.Generator().manual_seed(0))
+    changed = words.clone()
+    changed[:, 5] += 1
+    with torch.no_grad():
+        differs = (block(words) != block(changed)).any(dim=-1)[0]
+    assert differs.tolist() == [False] * 5 + [True] * 4
 
 
 @pytest.mark.parametrize("name", NAMES)
