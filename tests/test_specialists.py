@@ -108,6 +108,14 @@ def test_every_parameter_learns_and_the_finest_logits_come_first(tmp_path, name)
         assert len(net(torch.zeros(1, 3, 32, 32, 64))) == 1
 
 
+@pytest.mark.parametrize("name", ["unet", "mednext", "transunet"])
+def test_without_deep_supervision_the_finest_answers_alone(tmp_path, name):
+    net = fresh(tmp_path, name, patch=(16, 16, 32), deep=False, **DEEP[name]).parts.net.train()
+    (answer,) = net(torch.zeros(1, 1, 16, 16, 32))
+    answer.square().mean().backward()
+    assert not [key for key, value in net.named_parameters() if value.grad is None]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_images_of_a_batch_know_nothing_of_each_other(tmp_path, name):
     net = fresh(tmp_path, name).parts.net
