@@ -62,6 +62,16 @@ class PromptNet(nn.Module):
         """The part that `encode` depends on: what is adapted elsewhere leaves stored features good. Here all of it."""
         return self
 
+    @property
+    def answering(self) -> nn.Module:
+        """The part behind the encoder, which adapters of the decoder change: the children outside `encoding`.
+
+        A net that encodes nothing beforehand may name a part of `encoding`.
+        """
+        taken = {id(parameter) for parameter in self.encoding.parameters()}
+        free = [child for child in self.children() if not any(id(p) in taken for p in child.parameters())]
+        return nn.ModuleList(free)
+
     @abstractmethod
     def encode(self, image: Tensor) -> Tree:
         """[B, C, D, H, W] -> features, first axis B in every tensor."""

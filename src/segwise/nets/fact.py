@@ -8,15 +8,17 @@ over neighbouring slices. Its files call the adapters `image_encoder.ImageEncode
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segwise.nets.blocks import Site
+from segwise.nets.lora import joined, parted
 from segwise.nets.sam_vit import ImageEncoderViT, Shapes
 
+HIDDEN = 384  # of the published adapters
 _ADAPTER = ("linear_down", "conv", "linear_up", "norm")
 _PLACES = {"": "before_attn", "_2": "before_mlp"}  # ending of a saved name -> module of a block
 
@@ -25,24 +27,28 @@ class QkvFact(nn.Module):
     """A joint projection to queries, keys and values with factor-tuned additions to the first and the last.
 
     Args:
-        qkv: the projection, width -> 3 * width.
-        down, up: shared by all blocks, width -> rank and rank -> width.
+        qkv: the projection, width -> 3 * out.
+        down, up: shared by all blocks, width -> rank and rank -> out.
         rank: of the factors.
         scale: of the additions.
+        heads: as in `lora.QkvLora`.
     """
 
-    def __init__(self, qkv: nn.Module, *, down: nn.Linear, up: nn.Linear, rank: int, scale: float) -> None:
+    def __init__(
+        self, qkv: nn.Module, *, down: nn.Linear, up: nn.Linear, rank: int, scale: float, heads: int = 0
+    ) -> None:
         super().__init__()
+        self.heads = heads
         self.qkv, self.down, self.up, self.scale = qkv, down, up, scale
         self.q = nn.Linear(rank, rank, bias=False)
         self.v = nn.Linear(rank, rank, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., width] -> [..., 3 * width]."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        """[..., width] -> [..., 3 * out]."""
+        q, k, v = parted(self.qkv(x), self.heads)
         low = self.down(x)
         q_change, v_change = (self.scale * self.up(factor(low)) for factor in (self.q, self.v))
-        return torch.cat([q + q_change, k, v + v_change], dim=-1)
+        return joined(q + q_change, k, v + v_change, self.heads)
 
 
 class SliceAdapter(nn.Module):
@@ -71,7 +77,7 @@ class SliceAdapter(nn.Module):
         return x + self.linear_up(mixed)  # type: ignore[no-any-return]
 
 
-def adapted(encoder: ImageEncoderViT, *, rank: int, scale: float = 1.0, hidden: int = 384, slices: int = 5) -> None:
+def adapted(encoder: ImageEncoderViT, *, rank: int, scale: float = 1.0, hidden: int = HIDDEN, slices: int = 5) -> None:
     """Wrap the projections of all blocks and put adapters before their attention and MLP (in place)."""
     width = encoder.pos_embed.shape[-1]
     down, up = nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias=False)
@@ -83,6 +89,31 @@ def adapted(encoder: ImageEncoderViT, *, rank: int, scale: float = 1.0, hidden: 
         block.before_mlp = SliceAdapter(width, hidden=hidden, slices=slices)
 
 
+def placed(sites: Sequence[Site], *, rank: int, scale: float, hidden: int, slices: int) -> None:
+    """Wrap and adapt blocks of any make (in place); blocks of the same widths share their outer factors.
+
+    Args:
+        sites: the blocks.
+        rank, scale: of the factors.
+        hidden: of the adapters; 0: half of a token's width, at most 384.
+        slices: of a stack.
+    """
+    shared: dict[tuple[int, int], tuple[nn.Linear, nn.Linear]] = {}
+    for site in sites:
+        if (site.width, site.out) not in shared:
+            down, up = nn.Linear(site.width, rank, bias=False), nn.Linear(rank, site.out, bias=False)
+            nn.init.zeros_(up.weight)
+            shared[site.width, site.out] = down, up
+        down, up = shared[site.width, site.out]
+        block = site.block
+        block.attn.qkv = QkvFact(block.attn.qkv, down=down, up=up, rank=rank, scale=scale, heads=site.heads)
+        first, second = (
+            SliceAdapter(width, hidden=hidden or min(HIDDEN, width // 2), slices=slices)
+            for width in (site.width, site.out)
+        )
+        block.before_attn, block.before_mlp = first, second
+
+
 def rank_of(shapes: Shapes) -> int:
     """The rank in a file of MA-SAM; 0 if it is none."""
     return int(shapes["q_FacTs_000"][0]) if "q_FacTs_000" in shapes else 0
@@ -91,7 +122,7 @@ def rank_of(shapes: Shapes) -> int:
 def hidden_of(shapes: Shapes) -> int:
     """Width of the adapters in a file of MA-SAM; 384 without any."""
     key = "image_encoder.ImageEncoderViT.blocks.0.Block.adapter_linear_down.weight"
-    return int(shapes[key][0]) if key in shapes else 384
+    return int(shapes[key][0]) if key in shapes else HIDDEN
 
 
 def named(base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

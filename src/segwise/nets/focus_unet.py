@@ -61,6 +61,11 @@ class FocusUNet(PromptNet):
         self.head = nn.Conv3d(widths[0], 1, 1)
         self.judge = nn.Sequential(nn.Linear(widths[-1] + 2 * widths[1] + 2, 64), nn.ReLU(), nn.Linear(64, 1))
 
+    @property
+    def answering(self) -> nn.Module:
+        """The way up, and the judge."""
+        return nn.ModuleList([self.up, self.merge, self.last, self.last_norm, self.head, self.judge])
+
     def encode(self, image: Tensor) -> Tree:
         """[B, 1, D, H, W] grey levels of any scale -> what of the channels depends on the image alone."""
         return focus_channels.seen(image)

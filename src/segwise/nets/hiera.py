@@ -55,7 +55,11 @@ class PooledAttention(nn.Module):
 
 
 class HieraBlock(nn.Module):
-    """Attention inside windows (0: over the whole map) and an MLP; the first of a stage widens and halves the map."""
+    """Attention inside windows (0: over the whole map) and an MLP; the first of a stage widens and halves the map.
+
+    Attributes:
+        before_attn, before_mlp: modules of adapters on the map [B, h, w, width or out]; nothing in Hiera itself.
+    """
 
     def __init__(
         self, width: int, out: int, *, heads: int, window: int, pooled: bool, hidden: int | None = None
@@ -63,21 +67,24 @@ class HieraBlock(nn.Module):
         super().__init__()
         self.window, self.pooled = window, pooled
         self.norm1 = nn.LayerNorm(width, eps=EPS)
-        self.attn = PooledAttention(width, out, heads=heads, pooled=pooled)
+        self.attn: nn.Module = PooledAttention(width, out, heads=heads, pooled=pooled)
+        self.before_attn: nn.Module = nn.Identity()
+        self.before_mlp: nn.Module = nn.Identity()
         self.norm2 = nn.LayerNorm(out, eps=EPS)
-        self.mlp = Feedforward(out, hidden or 4 * out, out)
+        self.mlp: nn.Module = Feedforward(out, hidden or 4 * out, out)
         if width != out:
             self.proj = nn.Linear(width, out)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, h, w, width] -> [B, h, w, out], or half of h and w if pooled."""
-        skip, x = x, self.norm1(x)
+        skip = self.before_attn(x)
+        x = self.norm1(skip)
         if hasattr(self, "proj"):
             skip = self.proj(x)
             skip = halved(skip) if self.pooled else skip
         h, w = skip.shape[1:3]
         x = self._windowed(x, h, w) if self.window else self.attn(x)
-        x = skip + x
+        x = self.before_mlp(skip + x)
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
     def _windowed(self, x: Tensor, high: int, wide: int) -> Tensor:

@@ -74,17 +74,19 @@ class TwoWayBlock(nn.Module):
 
     def forward(self, tokens: Tensor, image: Tensor, token_place: Tensor, image_place: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [B, T, width] and image [B, h*w, width], each with its places, -> both, updated."""
-        if self.first:
-            tokens = self.self_attn(tokens, tokens, tokens)
-        else:
-            placed = tokens + token_place
-            tokens = tokens + self.self_attn(placed, placed, tokens)
-        tokens = self.norm1(tokens)
+        tokens = self.norm1(self.among(tokens, token_place))
         image_key = image + image_place
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_place, image_key, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
         image = self.norm4(image + self.cross_attn_image_to_token(image_key, tokens + token_place, tokens))
         return tokens, image
+
+    def among(self, tokens: Tensor, token_place: Tensor) -> Tensor:
+        """The tokens' attention to each other, before the first norm."""
+        if self.first:
+            return self.self_attn(tokens, tokens, tokens)  # type: ignore[no-any-return]
+        placed = tokens + token_place
+        return tokens + self.self_attn(placed, placed, tokens)  # type: ignore[no-any-return]
 
 
 class TwoWayTransformer(nn.Module):

@@ -123,6 +123,11 @@ class Sam2Net(MemoryNet):
         return nn.ModuleList([self.image_encoder, self.sam_mask_decoder.conv_s0, self.sam_mask_decoder.conv_s1])
 
     @property
+    def answering(self) -> nn.Module:
+        """What a slice by itself is answered with: not the memory, which no single slice trains."""
+        return nn.ModuleList([self.sam_prompt_encoder, self.sam_mask_decoder])
+
+    @property
     def reach(self) -> int:
         """As far as pointers are recalled."""
         return max(len(self.maskmem_tpos_enc), self.rules.most_pointers) - 1

@@ -38,6 +38,11 @@ class SortedSam2(SortableNet):
         return self.sam2.encoding
 
     @property
+    def answering(self) -> nn.Module:
+        """As SAM 2's."""
+        return self.sam2.answering
+
+    @property
     def reach(self) -> int:
         """As SAM 2's; a bank that sorts itself does not ask."""
         return self.sam2.reach

@@ -9,13 +9,15 @@ called `attn.rel_h` and `attn.rel_w`, and the positions are those of 64 x 64 pat
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segwise.errors import SpecError
 from segwise.nets.beside import Beside, Bottleneck
+from segwise.nets.blocks import Site
 from segwise.nets.contract import Decoded, Marks, PromptNet
 from segwise.nets.sam import Attention, Feedforward, MaskDecoder, SamNet
 from segwise.nets.sam_vit import WINDOW, Shapes, count, encoder_of, prompting_of
@@ -66,6 +68,11 @@ class SpaceDepthAttention(nn.Module):
         b, h, w, width = x.shape
         rows = nearly_square(self.chunk)
         inside = self.windows * h * w
+        if b % (self.chunk * self.windows):
+            raise SpecError(
+                f"{b // self.windows} slices came, and chunk={self.chunk} lets so many attend to each other: give "
+                "them whole chunks (lift=chunks where a model has it), or chunk=0"
+            )
         columns = x.reshape(-1, self.chunk, inside, width).transpose(1, 2)  # [runs, places, chunk, width]
         mixed = self.depth(self.attn(columns.reshape(-1, rows, self.chunk // rows, width)))
         return mixed.view(-1, inside, self.chunk, width).transpose(1, 2).reshape(b, h, w, width)  # type: ignore[no-any-return]
@@ -119,6 +126,11 @@ class SpaceDepthNet(PromptNet):
         """The image encoder."""
         return self.sam.encoding
 
+    @property
+    def answering(self) -> nn.Module:
+        """Prompt encoder and mask decoder."""
+        return self.sam.answering
+
     def encode(self, image: Tensor) -> Tensor:
         """[B, 3, 1, S, S] -> [B, width, h, w]; in 3D B slices are one or several chunks."""
         return self.sam.encode(image)
@@ -138,8 +150,31 @@ class SpaceDepthNet(PromptNet):
         return Decoded(logits[:, :, None], quality, low_res=logits)
 
 
+def placed(sites: Sequence[Site], *, hidden: int, chunk: int = 0, grid: tuple[int, int] = (0, 0)) -> None:
+    """Put fresh adapters into blocks of any make (in place); they change nothing at all.
+
+    The norm stays outside the windows, so that their padding is as the base learned it; each window keeps to itself
+    along depth. TinyViT's MLP has its norm inside, so that its adapter sees the map itself.
+
+    Args:
+        sites: the blocks.
+        hidden: of all adapters; 0: a quarter of a block's width.
+        chunk: slices that attend to each other, 0 for single images; only for SAM's own encoder.
+        grid: (h, w) of the map, with a chunk.
+    """
+    for site in sites:
+        block, own = site.block, hidden or max(1, site.out // 4)
+        space, beside = (Bottleneck(site.out, own, skip=skip) for skip in (True, False))
+        depth = Bottleneck(site.out, own, skip=False) if chunk else nn.Identity()
+        rows, columns = (-(-n // block.window) if chunk and block.window else 1 for n in grid)
+        block.attn = SpaceDepthAttention(
+            nn.Identity(), block.attn, space, depth, chunk=chunk, windows=int(rows * columns)
+        )
+        block.mlp = Beside(block.mlp, beside, scale=MLP_SCALE)
+
+
 def adapted(encoder: Any, *, chunk: int, hidden: Mapping[str, int] | None = None, apart: bool = False) -> None:
-    """Put fresh adapters into each block (in place); they change nothing but the padding of windows.
+    """Put fresh adapters into each block (in place) as Med-SA does; they change nothing but the padding of windows.
 
     Args:
         encoder: SAM's `ImageEncoderViT`.

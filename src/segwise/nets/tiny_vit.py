@@ -4,7 +4,8 @@ Source: Wu et al., TinyViT, arXiv 2207.10666, section 4.2 and figure 4. Maps sta
 memory; parameters carry the names of the published checkpoints.
 
 Deviation: when the net is not in training, batch normalisation is folded into its convolution and a 1x1 convolution is
-a matrix product (fewer passes over the large maps); outputs change in the last bits only.
+a matrix product (fewer passes over the large maps); outputs change in the last bits only. Batch normalisation whose
+scale is frozen keeps to the statistics it has, in training too: adapters must not move them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, width_in, H, W] -> [B, width, H / stride, W / stride]."""
-        if self.training:
+        if self.training and self.bn.weight.requires_grad:
             return self.bn(self.c(x))  # type: ignore[no-any-return]
         mean, var = self.bn.running_mean, self.bn.running_var
         if mean is None or var is None:
@@ -125,19 +126,26 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Window attention, a depthwise convolution, an MLP: the block of the later stages."""
+    """Window attention, a depthwise convolution, an MLP: the block of the later stages.
+
+    Attributes:
+        before_attn, before_mlp: modules of adapters on the map [B, h, w, width]; nothing in TinyViT itself.
+    """
 
     def __init__(self, width: int, *, heads: int, window: int, mlp_ratio: float, kernel: int) -> None:
         super().__init__()
         self.window = window
-        self.attn = WindowAttention(width, heads=heads, window=window)
+        self.before_attn: nn.Module = nn.Identity()
+        self.before_mlp: nn.Module = nn.Identity()
+        self.attn: nn.Module = WindowAttention(width, heads=heads, window=window)
         self.local_conv = ConvNorm(width, width, kernel=kernel, groups=width)
-        self.mlp = Mlp(width, ratio=mlp_ratio)
+        self.mlp: nn.Module = Mlp(width, ratio=mlp_ratio)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, width, H, W] -> the same shape. Zeros fill the last windows, and are not masked out."""
-        x = self.local_conv(x + self._attended(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
-        tokens = x.permute(0, 2, 3, 1)
+        tokens = self.before_attn(x.permute(0, 2, 3, 1))
+        x = self.local_conv((tokens + self._attended(tokens)).permute(0, 3, 1, 2))
+        tokens = self.before_mlp(x.permute(0, 2, 3, 1))
         return (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
     def _attended(self, x: Tensor) -> Tensor:
