@@ -29,7 +29,8 @@ LEAD = {
     "prompters": "Who says what is to be segmented. Prompters compose: `box3d+name`.",
     "metrics": "What is measured, with the rule for empty masks.",
     "datasets": "Folders that are recognised; `--layout NAME` overrides.",
-    "adapters": "Adaptations of a model, composed with `+`. None ships yet.",
+    "adapters": "Adaptations of a model, composed with `+`: `litemedsam+lora(rank=4)`. "
+    "[Which one for what](../how-to/adapting.md).",
     "wrappers": "Segmenters made from a Segmenter, composed with `+`. None ships yet.",
 }
 

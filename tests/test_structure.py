@@ -31,12 +31,12 @@ MAY_KNOW = {  # room -> rooms; every room may know `errors`
     "nets": set(),
     "lifts": {"segmenter", "nets", "geometry", "prompt"},
     "models": {"card", "lifts", "nets", "segmenter", "geometry", "prompt", "anatomy", "weights"},
-    "adapters": {"card", "nets", "segmenter"},
+    "adapters": {"card", "nets", "segmenter", "weights"},  # weights: they read their own file, as models do
     "wrappers": {"card", "segmenter", "geometry", "prompt", "anatomy", "spec"},
     "datasets": {"card", "io", "case", "anatomy", "geometry"},
     "prompters": {"card", "case", "prompt", "geometry"},
     "metrics": {"card", "pair", "geometry"},
-    "assemble": {"catalog", "segmenter", "spec", "card", "case", "prompt", "geometry"},
+    "assemble": {"catalog", "segmenter", "spec", "card", "case", "prompt", "geometry", "weights"},  # model folders
     "session": {"segmenter", "prompt", "geometry", "spec"},
     "weights": {"catalog", "card"},
     "synth": {"geometry", "case"},

@@ -11,6 +11,7 @@ from segwise.weights.archive import Entry, pack
 from segwise.weights.bring import Imported, import_file
 from segwise.weights.checkpoint import Checkpoint, fill, opened, read, together
 from segwise.weights.fetching import Progress
+from segwise.weights.folders import ModelFolder, adapter
 from segwise.weights.local import Status, accept, accepted, digest, folder, require, status
 from segwise.weights.remote import Pulled, pull
 from segwise.weights.tensors import signature, tensors
@@ -20,12 +21,14 @@ __all__ = [
     "Checkpoint",
     "Entry",
     "Imported",
+    "ModelFolder",
     "Progress",
     "Pulled",
     "Status",
     "Verified",
     "accept",
     "accepted",
+    "adapter",
     "digest",
     "fill",
     "folder",

@@ -16,7 +16,8 @@ from typing import Any
 from segwise import catalog
 from segwise.card import ModelCard, WeightFile
 from segwise.errors import CatalogError, WeightsError
-from segwise.weights.local import CONFIG_LIMIT, accepted, digest, require, trained_here, vouched
+from segwise.weights import folders
+from segwise.weights.local import CONFIG_LIMIT, accepted, digest, require, vouched
 from segwise.weights.recognise import recognise
 from segwise.weights.tensors import flat, held
 
@@ -110,7 +111,7 @@ def read(path: Path) -> Checkpoint:
     path = _file(path.expanduser())
     content = held(path)
     sha = digest(path)
-    ours = known(sha) or trained_here(path, sha)
+    ours = folders.stated(path) or known(sha)
     return Checkpoint(path, content, _config(path.with_name("config.json")), sha if ours else f"{UNKNOWN}:{sha}")
 
 

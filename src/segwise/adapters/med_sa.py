@@ -1,0 +1,82 @@
+"""Med-SA's adapters: behind the attention and beside the MLP of every block, along depth, and hyper-prompting."""
+
+from __future__ import annotations
+
+from segwise.adapters._tuning import copied, finished, refused, seeded
+from segwise.card import AdapterCard
+from segwise.errors import SpecError
+from segwise.nets import blocks, hyper_prompt, space_depth
+from segwise.nets.contract import PromptNet
+from segwise.nets.sam_vit import ImageEncoderViT
+from segwise.segmenter import Parts
+
+CARD = AdapterCard(
+    title="Med-SA",
+    summary=(
+        "Adapters behind the attention and beside the MLP of every block of the encoder, attention along the depth of "
+        "chunks (chunk=, SAM's own encoder), and adapters in the decoder whose weights the prompt makes."
+    ),
+    paper="https://arxiv.org/abs/2304.12620",
+    fits=("sam", "litemedsam", "sam2"),
+)
+
+
+def apply(
+    parts: Parts,
+    *,
+    hidden: int = 0,
+    chunk: int = 0,
+    prompts: bool = True,
+    seed: int = 0,
+    checkpoint: str | None = None,
+) -> Parts:
+    """The net with fresh or trained adapters; fresh ones change nothing.
+
+    Args:
+        parts: of the base.
+        hidden: of the adapters; 0: a quarter of a token's width (in the decoder at most 32).
+        chunk: how many slices attend to each other, where the lift shows whole chunks; 0 for single slices.
+        prompts: adapters in the decoder too, one of them the hyper-prompting one.
+        seed: of the adapters' first weights.
+        checkpoint: a model folder, or a file of this adapter.
+
+    Raises:
+        SpecError: the net has no transformer blocks that the adapters know, or chunk= is no number of slices that the
+            encoder can lay out.
+        WeightsError: the file is missing, damaged or of another adapter.
+    """
+    if hidden < 0 or chunk < 0:
+        raise SpecError(f"med-sa: hidden is {hidden} and chunk {chunk}, expected 0 or more")
+    net = copied(parts)
+    found = blocks.sites(net)
+    if not found:
+        raise refused(
+            "med-sa",
+            parts,
+            "puts adapters into the transformer blocks of SAM's ViT, TinyViT or Hiera",
+            "take lora, ssf or decoder",
+        )
+    grid = _grid(net) if chunk else (0, 0)
+    kept = {id(p) for p in net.parameters()}
+    with seeded(seed):
+        space_depth.placed(found, hidden=hidden, chunk=chunk, grid=grid)
+        if prompts and isinstance(net, PromptNet):
+            hyper_prompt.placed(net.answering, hidden=hidden)
+    trained = [p for p in net.parameters() if id(p) not in kept]
+    own = {"hidden": hidden, "chunk": chunk, "prompts": prompts}
+    return finished(parts, net, trained, name="med-sa", arguments=own, seed=seed, checkpoint=checkpoint)
+
+
+def _grid(net: PromptNet) -> tuple[int, int]:
+    """(h, w) of the map of SAM's own encoder.
+
+    Raises:
+        SpecError: it is another one.
+    """
+    for module in net.modules():
+        if isinstance(module, ImageEncoderViT):
+            return int(module.pos_embed.shape[1]), int(module.pos_embed.shape[2])
+    raise SpecError(
+        "med-sa(chunk=) runs the attention once more along depth, which TinyViT's table of places in a window and "
+        "Hiera's pooled queries do not allow: leave chunk=0, or take sam"
+    )

@@ -1,0 +1,244 @@
+"""Model folders: what a training leaves behind, a `model.json` that says what is in it, and files of tensors beside it.
+
+    {"segwise_model": 1, "spec": "litemedsam+lora(rank=4)", "files": {"adapter.safetensors": "SHA-256"},
+     "title": "…", "data": {"dataset": "…", "subjects": {"train": ["…"], "val": ["…"]}}, "trained": {…}}
+
+`segwise compare -m ./DIR` takes such a folder like any model. The spec says what the tensors belong to: its last
+adapter (`adapter.safetensors`), or a model without adapters (`checkpoint.pth`, whatever its format). `model.json` is
+written last, so a folder is whole or is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segwise.errors import WeightsError
+from segwise.weights.local import digest
+from segwise.weights.tensors import tensors
+
+CARD_FILE = "model.json"
+ADAPTER_FILE = "adapter.safetensors"
+FORMAT = 1
+_LIMIT = 10_000_000  # bytes of a model.json
+_WANTED = "expected a folder that segwise train or segwise adapt wrote"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a model folder says of itself.
+
+    Attributes:
+        path: the folder.
+        spec: what it holds the trained tensors of, without them.
+        files: name in the folder -> SHA-256.
+        title: how people call it, "" as the base.
+        data: "dataset", and "subjects" with "train" and "val".
+        trained: how: steps, seconds, seeds, versions, the command.
+    """
+
+    path: Path
+    spec: str
+    files: Mapping[str, str]
+    title: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    trained: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set it was trained on, "" if it does not say."""
+        return str(self.data.get("dataset") or "")
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Whose scans it was trained on."""
+        listed = self.data.get("subjects")
+        named = listed.get("train") if isinstance(listed, Mapping) else None
+        return tuple(map(str, named)) if isinstance(named, list | tuple) else ()
+
+    def check(self) -> None:
+        """Hold every file against its digest.
+
+        Raises:
+            WeightsError: one is missing or has other bytes.
+        """
+        for name, sha in self.files.items():
+            path = self.path / name
+            if not path.is_file():
+                raise WeightsError(f"{path} is not there, and {CARD_FILE} names it: copy the whole folder again")
+            if digest(path) != sha:
+                raise WeightsError(
+                    f"{path} is not the file that {CARD_FILE} names (its SHA-256 is {digest(path)[:12]}…, expected "
+                    f"{sha[:12]}…): copy the whole folder again, or train again; remove {CARD_FILE} and give the file "
+                    "as checkpoint=FILE if you changed it yourself"
+                )
+
+
+def write(
+    folder: Path,
+    *,
+    spec: str,
+    files: Mapping[str, Mapping[str, Any] | bytes | None],
+    title: str = "",
+    data: Mapping[str, Any] | None = None,
+    trained: Mapping[str, Any] | None = None,
+) -> ModelFolder:
+    """A model folder, made or made anew. A process that is killed leaves the old one, or one that `read` refuses.
+
+    Args:
+        folder: made if need be.
+        spec: of the model, without `checkpoint=` on the trained part.
+        files: name -> tensors by name (written as safetensors), bytes as they are, or None for a file that lies there
+            already.
+        title, data, trained: as in `ModelFolder`.
+
+    Raises:
+        WeightsError: the folder cannot be written, or a file that should lie there does not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            if content is not None:
+                _whole(folder / name, content if isinstance(content, bytes) else _packed(content))
+        lost = [name for name in files if not (folder / name).is_file()]
+        if lost:
+            raise WeightsError(f"{folder / lost[0]} should lie there before {CARD_FILE} names it")
+        shas = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
+        said = {"segwise_model": FORMAT, "spec": spec, "files": shas, "title": title}
+        said |= {"data": dict(data or {}), "trained": dict(trained or {})}
+        _whole(folder / CARD_FILE, json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False).encode())
+    except OSError as error:
+        raise WeightsError(f"{folder} cannot be written ({error.strerror or error}); give another folder") from error
+    return read(folder)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a place is a model folder."""
+    return (path.expanduser() / CARD_FILE).is_file()
+
+
+def read(folder: Path) -> ModelFolder:
+    """What a model folder says; its files are looked for, not read (`ModelFolder.check`).
+
+    Raises:
+        WeightsError: there is none, its model.json is damaged or of a newer Segwise, or a file is missing.
+    """
+    folder = folder.expanduser()
+    path = folder / CARD_FILE
+    if not folder.is_dir():
+        raise WeightsError(f"{folder} is {'no folder' if folder.exists() else 'not there'}; {_WANTED}")
+    if not path.is_file():
+        raise WeightsError(f"{folder} holds no {CARD_FILE}; {_WANTED}")
+    found = _parsed(path)
+    files = {str(name): str(sha) for name, sha in found["files"].items()}
+    for name in files:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise WeightsError(f'{path}: files names "{name}", expected names of files in this folder')
+        if not (folder / name).is_file():
+            raise WeightsError(f"{folder / name} is not there, and {CARD_FILE} names it: copy the whole folder again")
+    return ModelFolder(
+        folder,
+        found["spec"],
+        files,
+        title=str(found.get("title") or ""),
+        data=_mapping(found.get("data")),
+        trained=_mapping(found.get("trained")),
+    )
+
+
+def stated(path: Path) -> bool:
+    """Whether the model.json beside a file names it with the very bytes that it has.
+
+    Raises:
+        WeightsError: it names other bytes, or cannot be read.
+    """
+    if not (path.parent / CARD_FILE).is_file():
+        return False
+    folder = read(path.parent)
+    if path.name not in folder.files:
+        return False
+    folder.check()
+    return True
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The tensors of an adapter.
+
+    Attributes:
+        tensors: by the names of the adapted net.
+        digest: SHA-256 of the file; begins with "unknown" if no model.json beside it states it.
+    """
+
+    tensors: dict[str, Any] = field(repr=False)
+    digest: str
+
+
+def adapter(checkpoint: str) -> Adapter:
+    """What an adapter trained: a model folder, a folder with adapter.safetensors, or such a file.
+
+    Raises:
+        WeightsError: there is none, it is damaged, or not the one that model.json names.
+    """
+    path = Path(checkpoint).expanduser()
+    if path.is_dir():
+        if not (path / ADAPTER_FILE).is_file():
+            raise WeightsError(f"{path} is a folder without {ADAPTER_FILE}; {_WANTED}, or a file of an adapter")
+        path = path / ADAPTER_FILE
+    if not path.is_file():
+        raise WeightsError(f"{path} is not there; {_WANTED}, or a file of an adapter")
+    sha = digest(path) if stated(path) else f"unknown:{digest(path)}"
+    return Adapter(tensors(path), sha)
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _LIMIT:
+            raise WeightsError(f"{path} has {path.stat().st_size:,} bytes, expected at most {_LIMIT:,}; {_WANTED}")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(
+            f"{path} is damaged ({type(error).__name__}: {error}); copy the whole folder again"
+        ) from error
+    if not isinstance(found, dict) or not isinstance(found.get("segwise_model"), int):
+        raise WeightsError(f"{path} is not Segwise's: segwise_model is missing; {_WANTED}")
+    if found["segwise_model"] > FORMAT:
+        raise WeightsError(
+            f"{path} is of a newer Segwise (format {found['segwise_model']}, this one reads {FORMAT}): update Segwise"
+        )
+    if not isinstance(found.get("spec"), str) or not isinstance(found.get("files"), dict):
+        raise WeightsError(f"{path} is damaged: spec or files is missing; copy the whole folder again")
+    return found
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _packed(content: Mapping[str, Any]) -> bytes:
+    from safetensors.torch import save
+
+    return bytes(save({name: value.detach().cpu().contiguous() for name, value in content.items()}))
+
+
+def _whole(path: Path, data: bytes) -> None:
+    """A file that appears whole or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
