@@ -1,6 +1,8 @@
 """Specs → objects: `litemedsam(lift=propagate)+lora(rank=4)+flips` → a Segmenter. The only place that composes.
 
-A name after "+" is an adapter or a wrapper for a model, and a further prompter for a prompter.
+A name after "+" is an adapter or a wrapper for a model, and a further prompter for a prompter. A path in the place of a
+model's name is a model folder (`weights.folders`): it stands for the spec in its model.json with `checkpoint=` put on
+the part that was trained.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from segwise import catalog, spec
@@ -20,6 +23,7 @@ from segwise.geometry import Array
 from segwise.prompt import Prompt
 from segwise.segmenter import Learned, Segmenter
 from segwise.spec import Spec, Value
+from segwise.weights import ModelFolder, folders
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class ModelInfo:
     """What is known of a model without loading it.
 
     Attributes:
-        spec: canonical, arguments as given.
-        card: of the base model.
+        spec: canonical, arguments as given; a model folder is written out.
+        card: of the base model; weights of a model folder add their title and what they were trained on.
         given, resolved: arguments as given and with defaults; those of adapters and wrappers as "+name.argument".
         labels: the closed list of the chosen variant, or None.
     """
@@ -139,8 +143,9 @@ def model_info(text: str | Spec) -> ModelInfo:
 
     Raises:
         CatalogError: an unknown model, adapter, wrapper or argument, or a wrong value.
+        WeightsError: a model folder is missing, damaged or of a newer Segwise.
     """
-    wanted = _spec(text)
+    wanted = _written_out(_spec(text))
     base = catalog.member("models", wanted.name)
     resolved = base.arguments(wanted)
     given = dict(wanted.args)
@@ -148,7 +153,7 @@ def model_info(text: str | Spec) -> ModelInfo:
         member = catalog.member(_kind_of(plus), plus.name)
         given |= {f"+{plus.name}.{key}": value for key, value in plus.args.items()}
         resolved |= {f"+{plus.name}.{key}": value for key, value in member.arguments(plus).items()}
-    return ModelInfo(wanted, base.card, given, resolved, _labels(base.card, resolved))
+    return ModelInfo(wanted, _taught(base.card, wanted), given, resolved, _labels(base.card, resolved))
 
 
 def build(text: str | Spec) -> Built:
@@ -270,7 +275,63 @@ def _metric_of(name: str) -> str:
 
 def base_name(text: str | Spec) -> str:
     """The base model of a spec: specs of one base share encoded features."""
-    return _spec(text).name
+    return _written_out(_spec(text)).name
+
+
+def _written_out(wanted: Spec, above: tuple[Path, ...] = ()) -> Spec:
+    """A spec whose model is a folder, as what that folder holds; other specs as they are.
+
+    Raises:
+        WeightsError: the folder is missing, damaged, of a newer Segwise, or built on itself.
+        SpecError: `checkpoint=` is given for the very part that the folder holds.
+    """
+    if "/" not in wanted.name:
+        return wanted
+    path = Path(wanted.name)
+    if path.resolve() in above:
+        raise WeightsError(f"{path}: its model.json leads back to itself; give a folder that names a model")
+    folder = folders.read(path)
+    try:
+        inner = spec.parse(folder.spec)
+        adapters = [i for i, plus in enumerate(inner.plus) if _kind_of(plus) == "adapters"]
+    except CatalogError as error:
+        raise WeightsError(f"{path}: this Segwise does not know the spec in its model.json: {error}") from error
+    if "/" in inner.name:  # adapted further: a path is seen from the folder
+        inner = dataclasses.replace(inner, name=str(path / inner.name))
+        inner = _written_out(inner, (*above, path.resolve()))
+        adapters = [i for i, plus in enumerate(inner.plus) if _kind_of(plus) == "adapters"]
+    args, plus = {**inner.args, **wanted.args}, list(inner.plus)
+    own = {"checkpoint": wanted.name}
+    if adapters:
+        plus[adapters[-1]] = dataclasses.replace(plus[adapters[-1]], args={**plus[adapters[-1]].args, **own})
+    elif "checkpoint" in args:
+        raise SpecError(f"{wanted}: the folder holds the weights of {inner.name} itself; leave out checkpoint=")
+    else:
+        args |= own
+    return Spec(inner.name, args, (*plus, *wanted.plus))
+
+
+def _taught(card: ModelCard, wanted: Spec) -> ModelCard:
+    """A card with the title of the model folders in a spec, and what their weights were trained on."""
+    for part in (wanted.base, *wanted.plus):
+        place = part.args.get("checkpoint")
+        if isinstance(place, str) and folders.is_folder(Path(place)):
+            folder = folders.read(Path(place))
+            sets = (folder.dataset,) if folder.dataset else ()
+            card = dataclasses.replace(
+                card,
+                title=folder.title or card.title,
+                training_sets=tuple(dict.fromkeys((*card.training_sets, *sets))),
+                training_note="; ".join(filter(None, (card.training_note, _how(folder, part)))),
+            )
+    return card
+
+
+def _how(folder: ModelFolder, part: Spec) -> str:
+    """On what the weights of a folder were trained, in words."""
+    people = folder.subjects
+    who = f": {len(people)} subject{'s' if len(people) != 1 else ''} ({', '.join(people)})" if people else ""
+    return f"{part.name} trained on {folder.dataset or 'data that its folder does not name'}{who}"
 
 
 def _spec(text: str | Spec) -> Spec:
