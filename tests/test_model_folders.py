@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
 from adapter_bases import stirred
 from segwise import assemble, catalog
-from segwise.errors import SpecError, WeightsError
+from segwise.errors import PlanError, SpecError, WeightsError
+from segwise.evaluate import expand, inventory
 from segwise.nets.tuned import tuned
+from segwise.records.types import Plan
 from segwise.spec import parse
 from segwise.weights import folders
 
@@ -182,3 +187,30 @@ def test_reading_a_card_needs_no_torch(tmp_path):
     code += "print(assemble.model_info('./a').card.title)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "Liver\n", done.stderr
+
+
+def test_a_folder_is_compared_like_any_model(tmp_path):
+    volume = np.random.default_rng(0).normal(0, 30, (20, 22, 4)).astype(np.float32)
+    labels = np.zeros(volume.shape, dtype=np.uint8)
+    labels[5:15, 6:16, 1:3] = 1
+    place = tmp_path / "data" / "a"
+    place.mkdir(parents=True)
+    for name, array in {"image": volume + 150 * labels, "labels": labels}.items():
+        nib.save(nib.Nifti1Image(array, np.diag([1.0, 1.0, 3.0, 1.0])), place / f"{name}.nii.gz")
+    said = {"modality": "CT", "subject": "a", "label_map": {"1": "liver"}}
+    (place / "case.json").write_text(json.dumps(said))
+    lora(tmp_path / "ours", spec=f"{BASE}+decoder", by=0.0, title="Ours", data=DATA)
+    models = ("./ours(lift=propagate)", "sam(size=nano, lift=propagate)", BASE)
+    plan = Plan(name="p", models=models, prompters=("box2d",))
+    expansion = expand.expand(plan, [_source(tmp_path / "data")])
+    written = "sam(lift=propagate, size=nano)+decoder(checkpoint=./ours)"
+    assert {task.model for task in expansion.tasks} == {written, "sam(lift=propagate, size=nano)", BASE}
+    with pytest.raises(PlanError, match=r"models\[0\]: nowhere is not there"):
+        expand.expand(dataclasses.replace(plan, models=("./nowhere",)), [_source(tmp_path / "data")])
+    with pytest.raises(PlanError, match=r"\./ours has nothing to do: no prompter was given"):
+        expand.expand(dataclasses.replace(plan, models=("./ours",), prompters=()), [_source(tmp_path / "data")])
+
+
+def _source(root):
+    layout, cases = inventory.find(root)
+    return expand.Source(root, layout, tuple(cases))

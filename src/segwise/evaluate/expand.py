@@ -14,7 +14,7 @@ from pathlib import Path
 from segwise import anatomy, assemble
 from segwise.assemble import ModelInfo
 from segwise.case import Case
-from segwise.errors import CatalogError, PlanError
+from segwise.errors import CatalogError, PlanError, WeightsError
 from segwise.evaluate import references
 from segwise.records.types import Plan, Record, Task, record_of
 
@@ -104,7 +104,7 @@ def _arms(plan: Plan) -> list[_Arm]:
     ]:
         try:
             infos[text] = assemble.model_info(text)
-        except CatalogError as error:
+        except (CatalogError, WeightsError) as error:
             errors.append(f"{where}: {error}")
     for where, text in [
         *((f"prompters[{i}]", p) for i, p in enumerate(plan.prompters)),
@@ -124,7 +124,8 @@ def _arms(plan: Plan) -> list[_Arm]:
     grid = [(model, prompter) for model in plan.models for prompter in plan.prompters or _none(infos[model])]
     both = [*grid, *((pair.model, pair.prompter) for pair in plan.pairs)]
     found = {(arm.info.spec, arm.prompter): arm for arm in (_arm(infos[m], p) for m, p in both)}
-    return sorted(found.values(), key=lambda arm: list(infos).index(str(arm.info.spec)))
+    order = [info.spec for info in infos.values()]  # a model folder is written out in them
+    return sorted(found.values(), key=lambda arm: order.index(arm.info.spec))
 
 
 def _none(info: ModelInfo) -> tuple[str, ...]:
@@ -266,12 +267,13 @@ def _targets(arm: _Arm, case: Case, names: tuple[str, ...]) -> tuple[tuple[str, 
 
 def _all_have_tasks(plan: Plan, arms: Sequence[_Arm], found: _Found) -> None:
     able = {task.model for task in found.tasks}
-    idle = dict.fromkeys(m for m in (*plan.models, *(p.model for p in plan.pairs)) if m not in able)
+    named = {m: str(assemble.model_info(m).spec) for m in (*plan.models, *(p.model for p in plan.pairs))}
+    idle = [model for model, spec in named.items() if spec not in able]
     if not idle:
         return
     lines = []
     for model in idle:
-        reasons = dict.fromkeys(record.reason for record in found.skipped if record.model == model)
+        reasons = dict.fromkeys(record.reason for record in found.skipped if record.model == named[model])
         lines.append(f"{model} has nothing to do: {'; '.join(reasons) or _why_idle(model, plan)}")
     raise PlanError("\n".join(f"{plan.name}: {line}" for line in lines))
 

@@ -49,8 +49,10 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         y: Tensor = _Product.apply(x, self.weight, self.scale)  # type: ignore[no-untyped-call]
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def widened(self) -> nn.Linear:
         """The same layer in float32, as rounded."""

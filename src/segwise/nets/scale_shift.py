@@ -39,7 +39,7 @@ class ScaleShift(nn.Module):
         """As the layer."""
         y: Tensor = self.inner(*inputs)
         gamma, beta = (x if self.last else x.view(-1, *[1] * (y.dim() - 2)) for x in (self.gamma, self.beta))
-        return y * gamma + beta
+        return y * gamma.to(y.dtype) + beta.to(y.dtype)  # under autocast the layer's own precision goes on
 
     def merged(self) -> nn.Module:
         """One layer with the same answers."""
