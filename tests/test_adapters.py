@@ -10,7 +10,7 @@ import re
 import pytest
 import torch
 
-from adapter_bases import BASES, NANOS, answers, base, stirred
+from adapter_bases import BASES, NANOS, SIDE, answers, base, stirred
 from sam_makers import small_encoder
 from segwise import assemble, catalog
 from segwise.errors import SpecError, WeightsError
@@ -283,3 +283,23 @@ def test_all_published_sizes_are_taken(size, adapter):
     assert 0 < found.trained <= found.all
     if "decoder" not in adapter and adapter not in ("ma-sam", "samed", "full"):
         assert found.trained < 0.2 * found.all
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_few_steps_bring_the_answer_nearer(adapter):
+    """From the fresh one, on one image and one box of the small net: what begins at zero does begin to move."""
+    of = base("litemedsam")
+    parts = adapted(of, adapter)
+    parts.net.train()
+    wanted = torch.zeros(1, 1, 1, SIDE, SIDE)
+    wanted[..., 8:20, 6:22] = 1
+    optimiser = torch.optim.Adam([p for p in parts.net.parameters() if p.requires_grad], lr=0.02)
+    losses = []
+    for _ in range(12):
+        logits = parts.net.decode(parts.net.encode(of.image), of.asked[0]).logits
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 5e-4
