@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,11 +15,15 @@ from adapter_bases import BASES, NANOS, SIDE, answers, base, stirred
 from sam_makers import small_encoder
 from segwise import assemble, catalog
 from segwise.errors import SpecError, WeightsError
+from segwise.geometry import Channel, Grid, Volume
 from segwise.lifts.chunks import Chunks
 from segwise.nets import blocks, low_rank, mobile_sam, sam2_sizes, sam_sizes, scale_shift, space_depth
 from segwise.nets.int8 import Int8Linear
 from segwise.nets.tuned import fill_tuned, share, tuned
+from segwise.prompt import Box, Prompt
+from segwise.segmenter import Ask
 from segwise.spec import parse
+from segwise.store import FeatureStore
 from segwise.weights import folders
 
 ADAPTERS = (
@@ -303,3 +308,22 @@ def test_a_few_steps_bring_the_answer_nearer(adapter):
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 5e-4
+
+
+LIFTS = ("sam2(size=nano)", "sam2(size=nano, lift=sorted-memory)", "sam(size=nano, lift=propagate)", "default")
+
+
+@pytest.mark.parametrize("spec", LIFTS)
+def test_a_fresh_one_changes_no_prediction_of_any_lift(spec):
+    """Lifts wrap and rebuild nets in their own ways; `default` runs in bfloat16 where the processor has it."""
+    shape = (3, 30, 34)
+    grid = Grid(shape, np.diag([1.0, 1.0, 3.0, 1.0])[:, [2, 1, 0, 3]])
+    array = np.random.default_rng(0).normal(0, 30, (1, *shape)).astype(np.float32)
+    array[:, 1:, 8:20, 9:25] += 150
+    volume = Volume(array, grid, (Channel("CT", None),), "made up")
+    asks = [Ask(Prompt((Box.of(grid, (1, 8, 9), (3, 20, 25)),)))]
+    found = []
+    for adapter in ("", "+lora", "+ssf(place=both)"):
+        model = assemble.segmenter(spec + adapter)
+        found.append(model.segment(model.encode(volume, store=FeatureStore()), asks)[0].logits)
+    assert all(np.array_equal(found[0], other) for other in found[1:])
