@@ -36,6 +36,9 @@ from segwise.session import Session
 from segwise.store import FeatureStore
 
 if TYPE_CHECKING:
+    from segwise.learn import Learning, Who
+    from segwise.training.forecast import Forecast
+    from segwise.training.labelled import Budget
     from segwise.training.loop import Outcome, Progress
 
 Tick = Callable[[int, int, str], None]
@@ -43,11 +46,14 @@ would_read = io.would_read
 __all__ = [
     "Answer",
     "Preview",
+    "adaptation",
     "cases",
     "compare_plan",
     "demo",
     "export",
     "inspect",
+    "learn",
+    "learn_forecast",
     "preview",
     "ranking",
     "read_plan",
@@ -55,6 +61,7 @@ __all__ = [
     "run",
     "score",
     "segment",
+    "specialist",
     "train",
     "would_read",
 ]
@@ -285,6 +292,36 @@ def train(
     }
     known |= {"device": device, "threads": recipe.settings.threads}
     return loop.train(recipe, Path(out), minutes=minutes, device=device, known=known, progress=progress)
+
+
+def adaptation(model: str, who: Who, out: Path | str, budget: Budget, *, tick: Tick | None = None) -> Learning:
+    """A promptable model with an adapter, ready to be tuned on labelled cases; see `segwise.learn`."""
+    from segwise import learn as room
+
+    return room.adaptation(model, who, Path(out), budget, tick=tick)
+
+
+def specialist(
+    model: str, who: Who, out: Path | str, budget: Budget, *, tick: Tick | None = None, **planned: Any
+) -> Learning:
+    """A specialist, ready to be trained on labelled cases; see `segwise.learn`."""
+    from segwise import learn as room
+
+    return room.specialist(model, who, Path(out), budget, tick=tick, **planned)
+
+
+def learn(learning: Learning, out: Path | str, **how: Any) -> Outcome:
+    """Train what `adaptation` or `specialist` made ready; the folder is a model then: `-m ./FOLDER`."""
+    from segwise import learn as room
+
+    return room.train(learning, Path(out), **how)
+
+
+def learn_forecast(learning: Learning, *, device: str = "cpu", budget_gb: float | None = None) -> Forecast:
+    """What such a training will take, from a few steps of it."""
+    from segwise import learn as room
+
+    return room.forecast(learning, device=device, budget_gb=budget_gb)
 
 
 def _doubts(

@@ -14,7 +14,7 @@ import typer
 
 from segwise import __version__
 from segwise.cli import show as screen
-from segwise.cli.train import train
+from segwise.cli.train import adapt, train
 from segwise.cli.weights import Json, weights_app
 from segwise.errors import SegwiseError, SpecError
 
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(weights_app, name="weights")
 app.command()(train)
+app.command()(adapt)
 
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]

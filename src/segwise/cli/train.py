@@ -1,10 +1,11 @@
-"""The command `segwise train`: parse, train, show how far it is."""
+"""The commands `segwise train` and `segwise adapt`: parse, train, show how far it is."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,35 +16,89 @@ from rich.console import Console
 
 from segwise.cli import show as screen
 from segwise.cli.weights import Json
+from segwise.errors import SpecError
 
 if TYPE_CHECKING:
+    from segwise.learn import Learning, Who
+    from segwise.training.forecast import Forecast
+    from segwise.training.labelled import Budget as LearnBudget
     from segwise.training.loop import Outcome
 
 Report = Callable[[int, int, float, Mapping[str, float]], None]
 SHOWN_EVERY_S = 10.0
 
 
+Out = Annotated[Path, typer.Option("-o", "--out", help="Folder of checkpoint, log and weights: the model folder.")]
+Data = Annotated[Path, typer.Argument(help="Folder of labelled cases.")]
+Minutes = Annotated[float | None, typer.Option(min=0, help="Stop after so long; repeat to go on.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn.")]
+Device = Annotated[str, typer.Option(help="Where the net is trained: cpu, cuda, cuda:1, mps.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads of the training; default: the recipe's, 1 where nothing is said.")
+]
+Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
+Targets = Annotated[str, typer.Option(help="Structures to learn, by commas; default: those all training cases have.")]
+Fraction = Annotated[float, typer.Option(help="Share of the training subjects that are used.")]
+LeaveOut = Annotated[str, typer.Option(help="Subjects kept for testing, by commas.")]
+Fold = Annotated[str, typer.Option(help="Instead: fold k of n, as 0/5; every subject is tested in one of them.")]
+SplitFile = Annotated[Path | None, typer.Option(help="Instead: a split.json with the subjects by part.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps; default 300 to adapt, 1,000 to train.")]
+Rate = Annotated[float | None, typer.Option(help="Greatest learning rate; default 3e-4 to adapt, 1e-3 to train.")]
+Batch = Annotated[int, typer.Option(min=1, help="Slices or patches a step.")]
+Precision = Annotated[str, typer.Option(help="auto (bf16 where the processor has it), bf16 or fp32.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how long it will take and how much memory.")]
+Budget = Annotated[float | None, typer.Option(min=0, help="With --dry-run: memory in GB; says what fits.")]
+
+
 def train(
-    name: Annotated[str, typer.Argument(help="Recipe, as in segwise list recipes.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of checkpoint, log and weights.")],
-    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so long; repeat to go on.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimiser steps of the whole schedule; default: the recipe's own.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 0,
-    device: Annotated[str, typer.Option(help="Where the net is trained: cpu, cuda, cuda:1, mps.")] = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the training; default: the recipe's, 1 where nothing is said.")
-    ] = None,
+    name: Annotated[str, typer.Argument(help="Recipe (segwise list recipes), or with DATA a specialist, as unet.")],
+    out: Out,
+    data: Annotated[Path | None, typer.Argument(help="Folder of labelled cases, for a specialist.")] = None,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
     makers: Annotated[
         int | None, typer.Option(min=0, help="Processes beside it that make samples; default: the recipe's.")
     ] = None,
+    targets: Targets = "",
+    fraction: Fraction = 1.0,
+    leave_out: LeaveOut = "",
+    fold: Fold = "",
+    split: SplitFile = None,
+    layout: Layout = None,
+    rate: Rate = None,
+    batch: Batch = 2,
+    loss: Annotated[str, typer.Option(help="Of a specialist: dice-ce, dice-focal, dice or ce.")] = "dice-ce",
+    patch: Annotated[str, typer.Option(help="Of a specialist: d,h,w voxels; default: planned.")] = "",
+    spacing: Annotated[str, typer.Option(help="Of a specialist: d,h,w mm; default: planned.")] = "",
+    precision: Precision = "auto",
+    dry_run: DryRun = False,
+    budget_gb: Budget = None,
     json: Json = False,
 ) -> None:
-    """Train a model that ships with Segwise, from nothing and on made-up volumes. Repeat to go on where it stopped."""
+    """Train a specialist on labelled cases (with DATA), or a model that ships with Segwise (without).
+
+    Repeat the command to go on where it stopped.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", str(threads or 1))  # before numpy comes, and for the makers
     from segwise import api
 
+    if data is not None:
+        who = _who(data, layout, targets, fraction, leave_out, fold, split, seed)
+        given = {"patch": _three(patch, int, "--patch"), "spacing_mm": _three(spacing, float, "--spacing")}
+        with screen.progress() as tick:
+            made = api.specialist(
+                name,
+                who,
+                out,
+                _budget(steps or 1000, rate or 1e-3, batch, seed, precision, loss=loss),
+                tick=tick,
+                **given,
+            )
+        _learn(made, out, minutes, device, threads, dry_run=dry_run, budget_gb=budget_gb, json=json)
+        return
     with _shown() as report:
         found = api.train(
             name,
@@ -60,6 +115,163 @@ def train(
         screen.data(found)
     else:
         _told(name, found, out)
+
+
+def adapt(
+    model: Annotated[str, typer.Argument(help='Model with an adapter, as "litemedsam+lora(rank=4)".')],
+    data: Data,
+    out: Out,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    targets: Targets = "",
+    fraction: Fraction = 1.0,
+    leave_out: LeaveOut = "",
+    fold: Fold = "",
+    split: SplitFile = None,
+    layout: Layout = None,
+    rate: Rate = None,
+    batch: Batch = 2,
+    precision: Precision = "fp32",
+    dry_run: DryRun = False,
+    budget_gb: Budget = None,
+    json: Json = False,
+) -> None:
+    """Tune a promptable model on labelled cases: only the adapter is trained and saved.
+
+    Repeat the command to go on where it stopped.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads or 1))
+    from segwise import api
+
+    who = _who(data, layout, targets, fraction, leave_out, fold, split, seed)
+    with screen.progress() as tick:
+        made = api.adaptation(model, who, out, _budget(steps or 300, rate or 3e-4, batch, seed, precision), tick=tick)
+    _learn(made, out, minutes, device, threads, dry_run=dry_run, budget_gb=budget_gb, json=json)
+
+
+def _learn(
+    made: Learning,
+    out: Path,
+    minutes: float | None,
+    device: str,
+    threads: int | None,
+    *,
+    dry_run: bool,
+    budget_gb: float | None,
+    json: bool,
+) -> None:
+    """Say what is about to be trained; forecast it or train it."""
+    from segwise import api
+
+    (n, m), split = made.cases, made.split
+    typer.echo(
+        f"{made.model}: {', '.join(made.names)}; {len(split.train)} subjects ({n} cases) to learn from, "
+        f"{len(split.valid)} ({m}) for the curve, {len(split.test)} kept for testing; {made.trained:,} of "
+        f"{made.parameters:,} parameters are trained ({made.trained / made.parameters:.2%})",
+        err=True,
+    )
+    if dry_run:
+        told = api.learn_forecast(made, device=device, budget_gb=budget_gb)
+        if json:
+            screen.data(told)
+        else:
+            typer.echo(expected(told, budget_gb))
+        return
+    with _shown() as report:
+        found = api.learn(
+            made, out, minutes=minutes, device=device, threads=threads, command=sys.argv[1:], progress=report
+        )
+    if json:
+        screen.data(found)
+    else:
+        _told(str(made.model), found, out)
+        typer.echo(f"use it like any model: segwise compare DATA -m {_folder(out)}")
+
+
+def expected(told: Forecast, budget_gb: float | None) -> str:
+    """A forecast for a person."""
+    lines = [
+        f"about {_time(told.seconds)} ({told.step_s:.2g} s a step) and {told.memory_gb:.2f} GB of memory with "
+        f"{told.size} a batch"
+    ]
+    if told.fits is None or budget_gb is None:
+        return lines[0]
+    if told.fits >= told.size:
+        lines.append(f"fits {budget_gb:g} GB")
+    elif told.fits:
+        lines.append(f"{budget_gb:g} GB hold {told.fits} a batch: --batch {told.fits}")
+    else:
+        lines.append(f"{budget_gb:g} GB do not hold even one a batch: take a smaller --patch, model or adapter")
+    return "\n".join(lines)
+
+
+def _folder(out: Path) -> str:
+    return str(out) if out.is_absolute() or str(out).startswith(".") else f"./{out}"
+
+
+def _who(
+    data: Path,
+    layout: str | None,
+    targets: str,
+    fraction: float,
+    leave_out: str,
+    fold: str,
+    split: Path | None,
+    seed: int,
+) -> Who:
+    from segwise.learn import Who
+
+    k, n = 0, 0
+    if fold:
+        parts = fold.split("/")
+        if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+            raise SpecError(f'--fold "{fold}": expected a fold from 0 on and how many, such as 0/5')
+        k, n = map(int, parts)
+    if sum(map(bool, (fold, leave_out, split))) > 1:
+        raise SpecError("--fold, --leave-out and --split each say who is tested; expected one of them")
+    return Who(
+        data=data,
+        layout=layout,
+        targets=_words(targets),
+        fraction=fraction,
+        left_out=_words(leave_out),
+        fold=k,
+        folds=n,
+        split=split,
+        seed=seed,
+    )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _three(text: str, kind: type, option: str) -> list[int] | list[float] | None:
+    if not text:
+        return None
+    try:
+        found = [kind(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if len(found) != 3 or not all(value > 0 for value in found):
+        raise SpecError(f'{option} "{text}": expected three numbers above 0, d,h,w')
+    return found
+
+
+def _budget(steps: int, rate: float, batch: int, seed: int, precision: str, *, loss: str = "dice-ce") -> LearnBudget:
+    from segwise.training.labelled import Budget as LearnBudget
+
+    known: dict[str, tuple[str, tuple[str, ...]]] = {
+        "--precision": (precision, ("auto", "bf16", "fp32")),
+        "--loss": (loss, ("dice-ce", "dice-focal", "dice", "ce")),
+    }
+    for option, (value, allowed) in known.items():
+        if value not in allowed:
+            raise SpecError(f'{option} "{value}": expected {", ".join(allowed)}')
+    return LearnBudget(steps=steps, rate=rate, size=batch, seed=seed, precision=precision, loss=loss)  # type: ignore[arg-type]
 
 
 def words(step: int, steps: int, left_s: float, measures: Mapping[str, float]) -> str:

@@ -86,7 +86,8 @@ def checked(frame: RegionFrame, cases: Sequence[Prepared], *, n: int, seed: int)
     wanted = [(case, name) for case in cases for name in case.there]
     found: list[Sample] = []
     for i in rng.permutation(len(wanted)).tolist()[:n]:
-        one = drawn(frame, *wanted[i], rng)
+        case, name = wanted[i]
+        one = drawn(frame, case, name, rng)
         found += [] if one is None else [one]
     return found
 

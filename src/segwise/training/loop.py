@@ -170,7 +170,8 @@ class _Clock:
 def _one_batch(recipe: Recipe, run: _Run, batch: Any, clock: _Clock, log: Log) -> dict[str, float]:
     """All that a batch brings: its steps, a validation where one is due, its row in the log."""
     settings, run.whole = recipe.settings, False
-    shown = _steps(recipe, run, batch)
+    with _room(run.step):
+        shown = _steps(recipe, run, batch)
     run.batch += 1
     valid = {}
     if settings.validate_every and (run.batch % settings.validate_every == 0 or run.step >= settings.steps):
@@ -179,6 +180,21 @@ def _one_batch(recipe: Recipe, run: _Run, batch: Any, clock: _Clock, log: Log) -
     log.write(run.batch, run.step, run.seconds, {**shown, **valid})
     run.whole = True
     return shown
+
+
+@contextlib.contextmanager
+def _room(step: int) -> Iterator[None]:
+    """What the system says of too little memory, as one error of ours."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = str(error).lower()
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "not enough memory" not in said:
+            raise
+        raise TrainingError(
+            f"out of memory at step {step}; the last checkpoint is kept: take fewer samples a batch, a smaller patch "
+            "or model, or another machine (--dry-run says what a training takes)"
+        ) from error
 
 
 def _steps(recipe: Recipe, run: _Run, batch: Any) -> dict[str, float]:

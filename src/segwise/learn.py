@@ -1,0 +1,368 @@
+"""From a user's labelled cases to a model folder: what `segwise train SPECIALIST DATA` and `segwise adapt` do.
+
+Cases are split by subject, prepared once, learned from in a training that can be killed and taken up again, and the
+result is a folder that every command takes like a model: `-m ./FOLDER`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from segwise import assemble, catalog
+from segwise.case import Case
+from segwise.errors import SpecError, TrainingError
+from segwise.evaluate import inventory
+from segwise.nets.planned import stored
+from segwise.nets.tuned import share, tuned
+from segwise.segmenter import Learned
+from segwise.spec import Spec, parse
+from segwise.training import labelled, loop, planning, prepared, splits
+from segwise.training.contract import Recipe
+from segwise.training.forecast import Forecast
+from segwise.training.forecast import forecast as probed
+from segwise.training.labelled import Budget
+from segwise.weights import folders
+
+ADAPTER, WEIGHTS, PLAN = "adapter.safetensors", "weights.safetensors", "plan.json"
+MULTIPLES = (16, 32)  # that divide the sides of a patch: of most nets, of those that halve five times
+Tick = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Who:
+    """Which cases, which structures of them, and who is trained on.
+
+    Attributes:
+        data: folder of a data set.
+        layout: of it; None for the one that recognises it.
+        targets: names of structures; () for those that every training case lists.
+        fraction: share of the training subjects that are used.
+        left_out: subjects kept for testing.
+        fold, folds: instead: every subject is tested in one of so many trainings.
+        split: a file with the subjects by part, instead.
+        seed: of the drawn order of the subjects.
+    """
+
+    data: Path
+    layout: str | None = None
+    targets: tuple[str, ...] = ()
+    fraction: float = 1.0
+    left_out: tuple[str, ...] = ()
+    fold: int = 0
+    folds: int = 0
+    split: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Learning:
+    """A training that can begin.
+
+    Attributes:
+        recipe: of the loop.
+        names: of the structures.
+        split: who is in what part.
+        cases: (training, validation) cases.
+        trained, parameters: how many parameters are trained, and how many there are.
+        model: the spec that is trained.
+    """
+
+    recipe: Recipe
+    names: tuple[str, ...]
+    split: splits.Split
+    cases: tuple[int, int]
+    trained: int
+    parameters: int
+    model: Spec
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    dataset: str
+    names: tuple[str, ...]
+    split: splits.Split
+    train: list[Case] = field(repr=False)
+    valid: list[Case] = field(repr=False)
+
+
+def adaptation(model: str, who: Who, out: Path, budget: Budget, *, tick: Tick | None = None) -> Learning:
+    """A generalist with an adapter, to be tuned on labelled cases.
+
+    Args:
+        model: spec with an adapter at its end, e.g. "litemedsam+lora(rank=4)".
+        who: see there.
+        out: the model folder to be.
+        budget: of the training.
+        tick: told how far the preparation of the cases is.
+
+    Raises:
+        CatalogError: no such model or adapter. TrainingError: nothing to learn from.
+    """
+    spec = parse(model)
+    if not spec.plus or spec.plus[-1].name not in catalog.names("adapters"):
+        raise SpecError(
+            f"{spec}: expected a model with an adapter at its end, such as {spec.base}+lora(rank=4); there are "
+            f"{', '.join(catalog.names('adapters'))}"
+        )
+    chosen = _chosen(who, out)
+    built = assemble.build(spec)
+    segmenter = built.segmenter
+    if not isinstance(segmenter, Learned):
+        raise SpecError(f"{spec}: only models with a net can be adapted")
+    train, valid = _prepared(chosen, segmenter, out, tick)
+    names = set(tuned(segmenter.parts.net))
+    said = _said(spec, chosen)
+
+    def save(folder: Path, net: nn.Module, known: Mapping[str, Any]) -> list[Path]:
+        own = {name: value for name, value in net.named_parameters() if name in names}
+        return _saved(folder, own, ADAPTER, spec, said, known)
+
+    recipe = labelled.adaptation(str(spec), segmenter, built.info.card.takes, train, valid, budget, save, _note(chosen))
+    return _learning(recipe, chosen, spec, segmenter.parts.net, budget)
+
+
+def specialist(
+    model: str,
+    who: Who,
+    out: Path,
+    budget: Budget,
+    *,
+    patch: Sequence[int] | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    patch_voxels: int = 64**3,
+    tick: Tick | None = None,
+) -> Learning:
+    """A specialist, to be trained from nothing on labelled cases.
+
+    Args:
+        model: spec of a specialist, e.g. "unet(skips=false)".
+        who, out, budget, tick: as `adaptation`.
+        patch: (d, h, w) of a window; None: planned from the cases, of `patch_voxels` at most.
+        spacing_mm: (d, h, w); None: planned.
+        patch_voxels: see there.
+
+    Raises:
+        CatalogError: no such model. TrainingError: nothing to learn from.
+    """
+    spec = parse(model)
+    trainable(spec)
+    chosen = _chosen(who, out)
+    path = out / PLAN
+    if not path.is_file():
+        looked = None if tick is None else lambda i, n: tick(i, n, "looking at the cases")
+        found = planning.fingerprint(chosen.train, chosen.names, progress=looked)
+        _plan(path, spec, found, chosen.names, patch=patch, spacing_mm=spacing_mm, patch_voxels=patch_voxels)
+    segmenter = assemble.segmenter(_fresh(spec, path, budget.seed))
+    assert isinstance(segmenter, Learned)
+    train, valid = _prepared(chosen, segmenter, out, tick)
+    said = _said(spec, chosen)
+
+    def save(folder: Path, net: nn.Module, known: Mapping[str, Any]) -> list[Path]:
+        if not (folder / PLAN).is_file():  # a probe's folder
+            _written(folder / PLAN, json.loads(path.read_text(encoding="utf-8")))
+        return _saved(folder, stored(net), WEIGHTS, spec, said, known, beside=(PLAN,))
+
+    recipe = labelled.specialist(str(spec), segmenter.parts, train, valid, budget, save, _note(chosen))
+    return _learning(recipe, chosen, spec, segmenter.parts.net, budget)
+
+
+def _plan(path: Path, spec: Spec, found: planning.Fingerprint, names: Sequence[str], **given: Any) -> None:
+    """Write plan.json, its patch divisible by what the net needs.
+
+    Raises:
+        SpecError: no patch that it can see.
+    """
+    for multiple in MULTIPLES:
+        content = planning.plan(found, names=names, multiple=multiple, **given)
+        _written(path, content)
+        try:
+            fresh = assemble.segmenter(_fresh(spec, path, 0))
+        except SpecError:
+            path.unlink()
+            if multiple == MULTIPLES[-1]:
+                raise
+        else:
+            assert isinstance(fresh, Learned)
+            _written(path, {**content, "net": dict(fresh.parts.net.origin)})
+            return
+
+
+def _fresh(spec: Spec, plan: Path, seed: int) -> Spec:
+    return Spec(spec.name, {**spec.args, "plan": str(plan), "untrained": seed})
+
+
+def trainable(spec: Spec) -> None:
+    """Nothing, if it is a specialist that is trained from a plan.
+
+    Raises:
+        CatalogError: no such model, or a wrong argument.
+        SpecError: it is no such specialist.
+    """
+    member = catalog.member("models", spec.name)
+    member.arguments(spec)
+    if spec.plus or not {"plan", "untrained"} <= set(member.parameters):
+        fit = [name for name in catalog.names("models") if _planned(name)]
+        raise SpecError(
+            f"{spec} is not trained from nothing on labelled cases; expected one of {', '.join(fit)}. To tune a "
+            "generalist: segwise adapt MODEL+ADAPTER DATA -o DIR"
+        )
+
+
+def _planned(name: str) -> bool:
+    return {"plan", "untrained"} <= set(catalog.member("models", name).parameters)
+
+
+def _chosen(who: Who, out: Path) -> _Chosen:
+    """Cases by part; the split is written into the folder, or must be the one that is there."""
+    _, cases = inventory.find(who.data, who.layout)
+    if who.split is not None:
+        split = splits.read(who.split)
+    elif who.folds:
+        split = splits.fold(cases, k=who.fold, n=who.folds, seed=who.seed)
+    else:
+        split = splits.split(cases, seed=who.seed, left_out=who.left_out, fraction=who.fraction)
+    if strange := sorted({*split.train, *split.valid} - set(splits.subjects(cases))):
+        raise TrainingError(f"the split names {', '.join(strange[:5])}, which {who.data} does not hold")
+    train, valid = split.of(cases, "train"), split.of(cases, "valid")
+    names = _names(train, who.targets)
+    there = out / splits.FILE
+    if there.is_file() and splits.read(there) != split:
+        raise TrainingError(
+            f"{out} holds a training on other subjects ({splits.FILE} there); give another folder, or the same split"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        splits.write(split, out)
+    except OSError as error:
+        raise TrainingError(f"{out} cannot be written ({error.strerror}); give another folder") from error
+    return _Chosen(cases[0].dataset, names, split, train, valid)
+
+
+def _names(cases: Sequence[Case], wanted: Sequence[str]) -> tuple[str, ...]:
+    """Common names of the structures to learn.
+
+    Raises:
+        TrainingError: one is in no training case, or nothing is common to all.
+    """
+    listed = [{s.name for s in case.structures} for case in cases if not case.broken]
+    everything = sorted(set().union(*listed))
+    if wanted:
+        found = []
+        for word in wanted:
+            own = next((s.name for case in cases if (s := case.structure(word)) is not None), None)
+            if own is None:
+                raise TrainingError(
+                    f'no training case has a structure "{word}"; they have {", ".join(everything[:12])}'
+                    f"{' …' if len(everything) > 12 else ''}"
+                )
+            found.append(own)
+        return tuple(dict.fromkeys(found))
+    common = sorted(set.intersection(*listed)) if listed else []
+    if not common:
+        raise TrainingError(
+            "the training cases have no structure in common: say which to learn with --targets; they have "
+            f"{', '.join(everything[:12])}{' …' if len(everything) > 12 else ''}"
+        )
+    return tuple(common)
+
+
+def _prepared(
+    chosen: _Chosen, model: Learned, out: Path, tick: Tick | None
+) -> tuple[list[prepared.Prepared], list[prepared.Prepared]]:
+    frame, into = model.parts.frame, out / "prepared"
+    train = prepared.prepare(chosen.train, frame, chosen.names, into, tick=tick)
+    valid = [
+        one
+        for case in chosen.valid
+        if any(case.structure(name) is not None for name in chosen.names)
+        for one in prepared.prepare([case], frame, chosen.names, into, tick=None, all_of_them=False)
+    ]
+    return train, valid
+
+
+def _learning(recipe: Recipe, chosen: _Chosen, spec: Spec, net: nn.Module, budget: Budget) -> Learning:
+    key = repr((str(spec), chosen.dataset, chosen.names, chosen.split, replace(budget, validate_every=0)))
+    version = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
+    counted = share(net)
+    return Learning(
+        replace(recipe, version=version),
+        chosen.names,
+        chosen.split,
+        (len(chosen.train), len(chosen.valid)),
+        counted.trained,
+        counted.all,
+        spec,
+    )
+
+
+def train(
+    learning: Learning,
+    out: Path,
+    *,
+    minutes: float | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    command: Sequence[str] = (),
+    progress: loop.Progress | None = None,
+) -> loop.Outcome:
+    """Train, or go on where the folder's last checkpoint stands; the model folder is written at the end of a piece.
+
+    Raises:
+        TrainingError: as `training.loop.train`.
+    """
+    recipe = labelled.with_settings(learning.recipe, threads=threads)
+    known = {
+        "command": " ".join(command),
+        "versions": loop.versions(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "device": device,
+    }
+    return loop.train(recipe, out, minutes=minutes, device=device, known=known, progress=progress)
+
+
+def forecast(learning: Learning, *, device: str = "cpu", budget_gb: float | None = None) -> Forecast:
+    """What a training will take, from a few steps of it in a folder that is thrown away."""
+    return probed(learning.recipe, device=device, budget_gb=budget_gb)
+
+
+def _said(spec: Spec, chosen: _Chosen) -> dict[str, Any]:
+    return {"dataset": chosen.dataset, "structures": list(chosen.names), "subjects": chosen.split.content}
+
+
+def _note(chosen: _Chosen) -> str:
+    n = len(chosen.split.train)
+    return f"trained on {n} subject{'s' * (n != 1)} of {chosen.dataset}"
+
+
+def _saved(
+    folder: Path,
+    tensors: Mapping[str, Any],
+    name: str,
+    spec: Spec,
+    data: Mapping[str, Any],
+    known: Mapping[str, Any],
+    beside: Sequence[str] = (),
+) -> list[Path]:
+    """The model folder of a training; its files."""
+    folders.write(
+        folder,
+        spec=str(spec),
+        files={name: dict(tensors), **dict.fromkeys(beside)},
+        data=dict(data),
+        trained=dict(known),
+    )
+    return [folder / one for one in (name, *beside, "model.json")]
+
+
+def _written(path: Path, content: Mapping[str, Any]) -> None:
+    part = path.with_name(f".{path.name}.tmp")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)

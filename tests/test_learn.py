@@ -1,0 +1,197 @@
+"""From labelled cases to a model folder, through the command line: specialists, adapters, resume, wrong input."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import labelled_cases
+from segwise import api, assemble
+from segwise.cli.app import app
+from segwise.errors import SegwiseError, SpecError, TrainingError
+from segwise.learn import Who
+from segwise.training import loop
+from segwise.training.labelled import Budget
+
+ADAPTED = "sam(size=nano)+decoder"
+SMALL = 'unet(features="4-8")'
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("eggs") / "data"
+    labelled_cases.write(root, 5)
+    return root
+
+
+def cli(*words):
+    found = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=True)
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        if isinstance(found.exception, SegwiseError):
+            return 2, str(found.exception)
+        raise found.exception
+    return found.exit_code, found.output
+
+
+@pytest.mark.parametrize(("verb", "model", "file"), [("adapt", ADAPTED, "adapter"), ("train", SMALL, "weights")])
+def test_a_folder_is_a_model(data, tmp_path, verb, model, file):
+    out = tmp_path / "mine"
+    code, said = cli(verb, model, data, "-o", out, "--steps", 3, "--leave-out", "case004", "--seed", 2)
+    assert code == 0, said
+    assert f"segwise compare DATA -m {out}" in said
+    card = json.loads((out / "model.json").read_text())
+    assert card["spec"] == model and set(card["files"]) >= {f"{file}.safetensors"}
+    people = card["data"]["subjects"]
+    assert people["test"] == ["case004"] and "case004" not in people["train"] + people["valid"]
+    assert card["trained"]["steps"] == 3 and card["trained"]["seed"] == 2 and card["trained"]["versions"]["torch"]
+    info = assemble.model_info(str(out))
+    assert card["data"]["dataset"] in info.card.training_sets
+    assert all(person in info.card.training_note for person in people["train"])
+    code, said = cli("compare", data, "-m", out, "-p", "box2d" if verb == "adapt" else "name", "-o", tmp_path / "run")
+    assert code == 0, said
+    rows = api.ranking(tmp_path / "run")
+    assert len(rows) == 1 and str(out) in rows[0]["model"]
+
+
+def test_names_of_structures_are_answered_and_others_refused(data, tmp_path):
+    out = tmp_path / "mine"
+    cli("train", SMALL, data, "-o", out, "--steps", 1, "--targets", "spleen")
+    with pytest.raises(SegwiseError, match="liver"):
+        api.segment(data / "imagesTr" / "case000_0000.nii.gz", str(out), tmp_path / "m.nii.gz", texts=("liver",))
+    said = api.segment(data / "imagesTr" / "case000_0000.nii.gz", str(out), tmp_path / "m.nii.gz", texts=("spleen",))
+    assert list(said.labels.values()) == ["spleen"]
+
+
+def losses(out):
+    with (out / "log.csv").open() as file:
+        return [(row["step"], row["loss"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(("verb", "model"), [("adaptation", "sam(size=nano)+lora"), ("specialist", SMALL)])
+def test_pieces_come_to_the_same_bits(data, tmp_path, verb, model):
+    """Stopped after every batch, and begun anew each time: the same losses and the same tensors."""
+
+    def made(out):
+        return getattr(api, verb)(model, Who(data=data, seed=1), out, Budget(steps=5, size=1, precision="fp32"))
+
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    api.learn(made(whole), whole)
+    for _ in range(20):
+        if api.learn(made(pieces), pieces, minutes=0).finished:
+            break
+    assert losses(whole) == losses(pieces) and len(losses(whole)) > 2
+    file = "adapter.safetensors" if verb == "adaptation" else "weights.safetensors"
+    assert (whole / file).read_bytes() == (pieces / file).read_bytes()
+
+
+def test_only_the_adapter_is_saved_and_it_is_what_was_trained(data, tmp_path):
+    out = tmp_path / "mine"
+    made = api.adaptation("sam(size=nano)+lora(rank=2)", Who(data=data), out, Budget(steps=4, rate=1e-2))
+    base = assemble.segmenter("sam(size=nano)")
+    api.learn(made, out)
+    assert (out / "adapter.safetensors").stat().st_size < 20_000
+    assert made.trained < 0.02 * made.parameters
+    tuned = assemble.segmenter(str(out))
+    own, adapted = base.parts.net.state_dict(), tuned.parts.net.state_dict()
+    same = [torch.equal(value, adapted[key]) for key, value in own.items() if key in adapted]
+    assert len(same) > 20 and all(same)
+    changed = [value.abs().max() for key, value in adapted.items() if key not in own and value.ndim > 1]
+    assert changed and all(float(value) > 0 for value in changed)
+
+
+def test_a_forecast_says_time_memory_and_what_fits(data, tmp_path):
+    code, said = cli("train", SMALL, data, "-o", tmp_path / "a", "--dry-run", "--budget-gb", 64, "--steps", 50)
+    assert code == 0, said
+    assert "s a step" in said and "GB of memory" in said and "fits 64 GB" in said
+    assert not (tmp_path / "a" / "model.json").exists()
+    _, said = cli("train", SMALL, data, "-o", tmp_path / "a", "--dry-run", "--budget-gb", 0.01, "--json")
+    told = json.loads(said[said.index("{") :])
+    assert told["fits"] == 0 and told["seconds"] > 0 and told["memory_gb"] > 0.05
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("adapt", "sam(size=nano)", "DATA"), "expected a model with an adapter at its end"),
+        (("adapt", ADAPTED, "DATA", "--targets", "pancreas"), 'no training case has a structure "pancreas"'),
+        (("adapt", ADAPTED, "DATA", "--fraction", "0.1"), "less than one subject"),
+        (("adapt", "threshold+lora", "DATA"), "there is none before it"),
+        (("adapt", ADAPTED, "DATA", "--fold", "5"), "expected a fold from 0 on"),
+        (("adapt", ADAPTED, "DATA", "--fold", "0/2", "--leave-out", "case001"), "expected one of them"),
+        (("adapt", ADAPTED, "DATA", "--leave-out", "bob"), "no subject bob to leave out"),
+        (("train", "threshold", "DATA"), "is not trained from nothing on labelled cases"),
+        (("train", SMALL, "NOWHERE"), "no such folder"),
+        (("train", SMALL, "DATA", "--patch", "3,3"), "expected three numbers above 0"),
+        (("train", SMALL, "DATA", "--loss", "hinge"), "expected dice-ce, dice-focal, dice, ce"),
+        (("train", SMALL, "DATA", "--precision", "int4"), "expected auto, bf16, fp32"),
+        (("train", "unet(colour=1)", "DATA"), "colour"),
+    ],
+)
+def test_wrong_input_gets_one_message(data, tmp_path, words, said):
+    places = {"DATA": data, "NOWHERE": tmp_path / "none"}
+    code, found = cli(*(places.get(word, word) for word in words), "-o", tmp_path / "out")
+    assert code == 2
+    assert said in " ".join(found.split())
+
+
+def test_one_subject_cannot_be_left_out_and_another_split_is_refused(tmp_path):
+    labelled_cases.write(tmp_path / "one", 1)
+    with pytest.raises(TrainingError, match="nobody is left to train on"):
+        api.adaptation(ADAPTED, Who(data=tmp_path / "one", left_out=("case000",)), tmp_path / "out", Budget(steps=1))
+    labelled_cases.write(tmp_path / "four", 4)
+    api.adaptation(ADAPTED, Who(data=tmp_path / "four"), tmp_path / "out", Budget(steps=1))
+    with pytest.raises(TrainingError, match="holds a training on other subjects"):
+        api.adaptation(ADAPTED, Who(data=tmp_path / "four", left_out=("case001",)), tmp_path / "out", Budget(steps=1))
+
+
+def test_a_class_that_no_training_case_has_is_refused(tmp_path):
+    """The structure is listed, and in the training subjects it has no voxel."""
+    import nibabel
+
+    labelled_cases.write(tmp_path / "data", 3)
+    for i in range(3):
+        path = tmp_path / "data" / "labelsTr" / f"case{i:03d}.nii.gz"
+        image = nibabel.load(path)
+        labels = np.asarray(image.dataobj).copy()
+        labels[labels == 2] = 0
+        nibabel.save(nibabel.Nifti1Image(labels, image.affine), path)
+    with pytest.raises(TrainingError, match="spleen"):
+        api.specialist(SMALL, Who(data=tmp_path / "data"), tmp_path / "out", Budget(steps=1))
+
+
+def test_labels_of_another_grid_are_refused(tmp_path):
+    import nibabel
+
+    labelled_cases.write(tmp_path / "data", 2)
+    path = tmp_path / "data" / "labelsTr" / "case000.nii.gz"
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj)[:-3], image.affine), path)
+    with pytest.raises(SegwiseError, match="case000"):
+        api.specialist(SMALL, Who(data=tmp_path / "data"), tmp_path / "out", Budget(steps=1))
+
+
+def test_out_of_memory_is_one_message_and_the_checkpoint_stays(data, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    made = api.specialist(SMALL, Who(data=data), out, Budget(steps=20, size=1))
+    api.learn(made, out, minutes=0)
+    kept = (out / "last.pt").read_bytes()
+
+    def full(batch, rng):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried …")
+        yield
+
+    again = api.specialist(SMALL, Who(data=data), out, Budget(steps=20, size=1))
+    monkeypatch.setattr(again.recipe.objective, "losses", full)
+    with pytest.raises(TrainingError, match="out of memory at step"):
+        loop.train(again.recipe, out)
+    assert (out / "last.pt").read_bytes() == kept
+
+
+def test_only_models_with_a_net_are_adapted(data, tmp_path):
+    with pytest.raises(SpecError, match="there is none before it"):
+        api.adaptation("box-fill+decoder", Who(data=data), tmp_path, Budget(steps=1))
