@@ -71,5 +71,6 @@ def trained(folder: Path, name: str, *, seed: int = 0, vouched: bool = True, **g
     save_file(stored(net), folder / "weights.safetensors")
     if vouched:
         sha = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
-        (folder / "model.json").write_text(json.dumps({"files": {"weights.safetensors": sha}}), encoding="utf-8")
+        said = {"segwise_model": 1, "spec": name, "files": {"weights.safetensors": sha}}
+        (folder / "model.json").write_text(json.dumps(said), encoding="utf-8")
     return folder

@@ -245,9 +245,9 @@ def test_code_in_a_weight_file_is_never_run(home, models, tmp_path):
 @pytest.mark.parametrize(
     ("note", "ours"),
     [
-        ({"files": {"a.safetensors": sha(safetensors(1.0))}}, True),
-        ({"files": {"a.safetensors": sha(safetensors(2.0))}}, False),
-        ({"files": {"b.safetensors": sha(safetensors(1.0))}}, False),
+        ({"segwise_model": 1, "spec": "unet", "files": {"a.safetensors": sha(safetensors(1.0))}}, True),
+        ({"segwise_model": 1, "spec": "unet", "files": {}}, False),
+        ({"files": {"a.safetensors": sha(safetensors(1.0))}}, False),
         ({"files": [1]}, False),
         ([1], False),
         ("{broken", False),
@@ -261,6 +261,14 @@ def test_what_was_trained_here_is_no_unknown(home, models, tmp_path, note, ours)
         (tmp_path / "model.json").write_text(note if isinstance(note, str) else json.dumps(note))
     found = weights.read(tmp_path / "a.safetensors").digest
     assert found == ("" if ours else "unknown:") + sha(safetensors(1.0))
+
+
+def test_bytes_that_a_model_folder_does_not_know_are_refused(home, models, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(safetensors(1.0))
+    note = {"segwise_model": 1, "spec": "unet", "files": {"a.safetensors": sha(safetensors(2.0))}}
+    (tmp_path / "model.json").write_text(json.dumps(note))
+    with pytest.raises(WeightsError, match=r"is not the file that model\.json names"):
+        weights.read(tmp_path / "a.safetensors")
 
 
 def test_tensors_of_both_formats(tmp_path):

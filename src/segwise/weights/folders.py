@@ -119,8 +119,12 @@ def write(
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a place is a model folder."""
-    return (path.expanduser() / CARD_FILE).is_file()
+    """Whether a place is a model folder that can be read; not one with another program's model.json."""
+    try:
+        read(path)
+    except WeightsError:
+        return False
+    return True
 
 
 def read(folder: Path) -> ModelFolder:
@@ -153,14 +157,15 @@ def read(folder: Path) -> ModelFolder:
 
 
 def stated(path: Path) -> bool:
-    """Whether the model.json beside a file names it with the very bytes that it has.
+    """Whether the model.json beside a file names it with the very bytes that it has; False beside another program's.
 
     Raises:
-        WeightsError: it names other bytes, or cannot be read.
+        WeightsError: it names other bytes.
     """
-    if not (path.parent / CARD_FILE).is_file():
+    try:
+        folder = read(path.parent)
+    except WeightsError:
         return False
-    folder = read(path.parent)
     if path.name not in folder.files:
         return False
     folder.check()

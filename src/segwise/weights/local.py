@@ -17,7 +17,6 @@ from segwise.card import ModelCard, WeightFile
 from segwise.errors import WeightsError
 
 VARIABLE = "SEGWISE_WEIGHTS_DIR"
-MODEL = "model.json"  # beside weights that a training of Segwise made: what it was, and the SHA-256 of its files
 EXTRA = "imported"  # folder of checkpoints beside the released ones: imported/MODEL/DIGEST/checkpoint.pth
 CONFIG_LIMIT = 10_000_000  # bytes of a config.json beside a checkpoint
 PACKAGED = Path(__file__).parent / "packaged"  # weights that come with Segwise
@@ -221,19 +220,6 @@ def vouched(sha256: str) -> bool:
     """Whether the user trusts these bytes: a note in the weights folder says so."""
     notes = folder().rglob("*.trusted") if folder().is_dir() else ()
     return any(note.read_text(encoding="ascii", errors="replace").strip() == sha256 for note in notes)
-
-
-def trained_here(path: Path, sha256: str) -> bool:
-    """Whether a training of Segwise made these bytes: `model.json` beside them names their SHA-256 under "files"."""
-    note = path.with_name(MODEL)
-    if not note.is_file() or note.stat().st_size > CONFIG_LIMIT:
-        return False
-    try:
-        said = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    files = said.get("files") if isinstance(said, dict) else None
-    return isinstance(files, dict) and files.get(path.name) == sha256
 
 
 def damage(file: WeightFile) -> str:
