@@ -42,7 +42,7 @@ def write_cases(root: Path, *, progress: Tick | None = None) -> Path:
         folder = root / f"{kind}_{seed}"
         if not (folder / "case.json").exists():
             try:
-                _write(folder, _scan(kind, seed), seed)
+                write_scan(folder, _scan(kind, seed), seed)
             except OSError as error:
                 raise FileError(f"{folder}: cannot be written ({error.strerror}); choose another -o") from error
     return root
@@ -68,7 +68,7 @@ def _scan(kind: str, seed: int) -> Scan:
     return mr(head(seed), seed, spacing_mm=HEAD_MM)
 
 
-def _write(folder: Path, scan: Scan, seed: int) -> None:
+def write_scan(folder: Path, scan: Scan, seed: int) -> None:
     """Image and labels first, case.json last: a case that was cut short is made again."""
     folder.mkdir(parents=True, exist_ok=True)
     _nifti(folder / "image.nii.gz", scan.volume.array[0], scan.volume.grid)

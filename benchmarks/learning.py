@@ -1,0 +1,213 @@
+"""Is learning real? Specialists and adapters on generated persons of a family that nothing was trained on.
+
+    python benchmarks/learning.py OUT [--models unet,resenc,…] [--steps 200] [--exchanged] [--csv FILE]
+
+Torsos of 44 x 48 x 64 voxels: 10 persons to learn from, 2 for the learning curve, 6 to test on, five organs each. Every
+model gets the same few steps, and must beat on the test persons: its own start (the untrained net, or the generalist as
+it came), the position prior (mean of the training masks, cut at the threshold that is best on them) and the best band
+of intensity (chosen on the training persons, inside the prior's reach). --exchanged gives every person the labels of
+another one: what is learned then must not beat the prior. Trainings that are there are taken as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from segwise import api, assemble
+from segwise.demo import write_scan
+from segwise.evaluate import inventory
+from segwise.geometry import Array, Volume
+from segwise.learn import Who
+from segwise.prompt import Prompt, Text
+from segwise.segmenter import Ask, Learned, Segmenter
+from segwise.store import FeatureStore
+from segwise.synth.imaging import Scan, ct
+from segwise.synth.torso import torso
+from segwise.training.labelled import Budget
+
+ORGANS = ("liver", "spleen", "left kidney", "right kidney", "stomach")
+FIRST, LEARNED, CURVE, TESTED = 800, 10, 2, 6
+SPACING_MM = (3.0, 5.5, 5.5)
+SPECIALISTS = ("unet", "unetr", "segresnet", "resenc")
+ADAPTED = tuple(
+    f"sam(size=nano)+{name}" for name in ("decoder", "lora", "med-sa", "ma-sam", "samed", "ssf", "bias", "norm", "full")
+)
+
+
+def people(root: Path, *, exchanged: bool) -> None:
+    """Write the persons, as the demonstration does; with their labels exchanged in a circle if wished."""
+    n = LEARNED + CURVE + TESTED
+    scans = [ct(torso(FIRST + i, spacing_mm=2.2), FIRST + i, spacing_mm=SPACING_MM) for i in range(n)]
+    shape = tuple(min(scan.labels.shape[axis] for scan in scans) for axis in range(3))
+    for i, scan in enumerate(scans):
+        donor = scans[(i + 1) % LEARNED] if exchanged and i < LEARNED else scan
+        mine = scan if not exchanged else Scan(_cut(scan.volume, shape), donor.labels[_low(donor, shape)], donor.names)
+        write_scan(root / f"person_{i:02d}", mine, FIRST + i)
+
+
+def _low(scan: Scan, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(scan.labels.shape, shape, strict=True))
+
+
+def _cut(volume: Volume, shape: tuple[int, ...]) -> Volume:
+    low = [(n - m) // 2 for n, m in zip(volume.grid.shape, shape, strict=True)]
+    high = [a + m for a, m in zip(low, shape, strict=True)]
+    here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    return Volume.of(volume.array[(slice(None), *here)], volume.grid.crop(low, high), volume.channels)
+
+
+def dice(a: Array, b: Array) -> float:
+    """DSC of two masks, one of them not empty."""
+    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+class Baselines:
+    """What knows no image, and what knows only brightness."""
+
+    def __init__(self, cases: list) -> None:
+        self.maps, self.cuts, self.bands = {}, {}, {}
+        own = [
+            (case.volume(), {t.name: t.mask for t in case.targets(present(case), case.volume().grid)}) for case in cases
+        ]
+        self.shape = tuple(min(volume.grid.shape[a] for volume, _ in own) for a in range(3))
+        for name in ORGANS:
+            masks = [centred(masks[name], self.shape) for _, masks in own if name in masks]
+            self.maps[name] = np.mean(masks, axis=0)
+            cuts = np.linspace(0.05, 0.95, 19)
+            scores = [np.mean([dice(mask, self.maps[name] > cut) for mask in masks]) for cut in cuts]
+            self.cuts[name] = float(cuts[int(np.argmax(scores))])
+            self.bands[name] = self._band(name, [(v.array[0], m[name]) for v, m in own if name in m])
+
+    def _band(self, name: str, pairs: list[tuple[Array, Array]]) -> tuple[float, float]:
+        inside = np.concatenate([image[mask] for image, mask in pairs])
+        low = np.percentile(inside, (1, 5, 10, 20, 30))
+        high = np.percentile(inside, (70, 80, 90, 95, 99))
+        bands = [(a, b) for a in low for b in high]
+        scores = [np.mean([dice(mask, self._within(name, image, band)) for image, mask in pairs]) for band in bands]
+        a, b = bands[int(np.argmax(scores))]
+        return float(a), float(b)
+
+    def _within(self, name: str, image: Array, band: tuple[float, float]) -> Array:
+        reach = spread(self.maps[name] > 0.02, image.shape)
+        return (image >= band[0]) & (image <= band[1]) & reach
+
+    def prior(self, name: str, volume: Volume) -> Array:
+        """The training masks' mean, cut."""
+        return spread(self.maps[name] > self.cuts[name], volume.grid.shape)
+
+    def threshold(self, name: str, volume: Volume) -> Array:
+        """The best band of intensity, where the organ lay in anyone."""
+        return self._within(name, volume.array[0], self.bands[name])
+
+
+def centred(mask: Array, shape: tuple[int, ...]) -> Array:
+    """The middle of a volume."""
+    low = [(n - m) // 2 for n, m in zip(mask.shape, shape, strict=True)]
+    return mask[tuple(slice(a, a + m) for a, m in zip(low, shape, strict=True))]
+
+
+def spread(mask: Array, shape: tuple[int, ...]) -> Array:
+    """A middle part back in a volume."""
+    out = np.zeros(shape, dtype=bool)
+    low = [(n - m) // 2 for n, m in zip(shape, mask.shape, strict=True)]
+    out[tuple(slice(a, a + m) for a, m in zip(low, mask.shape, strict=True))] = mask
+    return out
+
+
+def present(case) -> tuple[str, ...]:
+    """Which of the organs a case has."""
+    return tuple(name for name in ORGANS if case.structure(name) is not None)
+
+
+def tested(model: Segmenter, cases: list, *, text: bool) -> dict[tuple[str, str], float]:
+    """(subject, organ) -> DSC: by name, or from a box on every slice."""
+    user = assemble.prompter("box2d")
+    found = {}
+    for case in cases:
+        volume = case.volume()
+        state = model.encode(volume, store=FeatureStore())
+        for target in case.targets(present(case), volume.grid):
+            if target.mask.any():
+                prompt = Prompt((Text(target.name),)) if text else user.first(target, 0)
+                (said,) = model.segment(state, [Ask(prompt)])
+                found[case.subject, target.name] = dice(target.mask, said.mask(volume.grid))
+    return found
+
+
+def main() -> None:
+    """Train, test, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--models", default=",".join((*SPECIALISTS, *ADAPTED)))
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--exchanged", action="store_true")
+    parser.add_argument("--csv", type=Path, help="every value, one a line")
+    given = parser.parse_args()
+    data = given.out / ("exchanged" if given.exchanged else "people")
+    if not data.is_dir():
+        people(data, exchanged=given.exchanged)
+    _, cases = inventory.find(data)
+    cases.sort(key=lambda case: case.id)
+    learned, test = cases[:LEARNED], cases[LEARNED + CURVE :]
+    base = Baselines(learned)
+    arms = {"position prior": {}, "best intensities": {}}
+    for case in test:
+        volume = case.volume()
+        for target in case.targets(present(case), volume.grid):
+            if target.mask.any():
+                key = case.subject, target.name
+                arms["position prior"][key] = dice(target.mask, base.prior(target.name, volume))
+                arms["best intensities"][key] = dice(target.mask, base.threshold(target.name, volume))
+    for name, values in arms.items():
+        tell(name, values)
+    for spec in given.models.split(","):
+        one(spec, given, data, test, arms)
+    if given.csv:
+        with given.csv.open("w", newline="", encoding="utf-8") as stream:
+            rows = [(arm, *key, round(value, 4)) for arm, values in arms.items() for key, value in values.items()]
+            csv.writer(stream).writerows([("model", "subject", "organ", "DSC"), *rows])
+
+
+def one(spec: str, given: argparse.Namespace, data: Path, test: list, arms: dict) -> None:
+    """Train a model, or take the one that is there, and test it and its start."""
+    out = given.out / f"{spec.replace('(', '-').replace(')', '').replace('=', '')}{'-exchanged' * given.exchanged}"
+    _, cases = inventory.find(data)
+    subjects = [case.subject for case in sorted(cases, key=lambda case: case.id)]
+    who = Who(data=data, targets=ORGANS, left_out=tuple(subjects[LEARNED + CURVE :]))
+    text = "+" not in spec
+    budget = Budget(steps=given.steps, rate=1e-3 if text else 3e-4, precision="fp32")
+    made = (api.specialist if text else api.adaptation)(spec, who, out, budget)
+    assert isinstance(made.recipe.objective.net.training, bool)
+    start = assemble.segmenter(spec.split("+", maxsplit=1)[0]) if not text else untrained(spec, out)
+    if not (out / "model.json").is_file():
+        api.learn(made, out, command=("benchmarks/learning.py",))
+    arms[f"{spec}, start"] = tested(start, test, text=text)
+    arms[spec] = tested(assemble.segmenter(str(out) if out.is_absolute() else f"./{out}"), test, text=text)
+    tell(f"{spec}, start", arms[f"{spec}, start"])
+    tell(spec, arms[spec], against=[arms["position prior"], arms["best intensities"], arms[f"{spec}, start"]])
+
+
+def untrained(spec: str, out: Path) -> Segmenter:
+    """The same net without training."""
+    found = assemble.segmenter(f'{spec}(plan="{out / "plan.json"}", untrained=0)')
+    assert isinstance(found, Learned)
+    return found
+
+
+def tell(name: str, values: dict, *, against: list[dict] | None = None) -> None:
+    """Mean over targets, over persons, and by how much it beats others, person by person."""
+    persons = sorted({subject for subject, _ in values})
+    by_person = np.array([np.mean([v for (s, _), v in values.items() if s == p]) for p in persons])
+    words = f"{name:36} {np.mean(list(values.values())):.3f}  by person {by_person.min():.3f} to {by_person.max():.3f}"
+    for other in against or []:
+        theirs = np.array([np.mean([v for (s, _), v in other.items() if s == p]) for p in persons])
+        words += f"  +{np.mean(by_person - theirs):.3f} ({int((by_person > theirs).sum())} of {len(persons)})"
+    print(words, flush=True)
+
+
+if __name__ == "__main__":
+    main()
