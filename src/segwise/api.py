@@ -24,6 +24,7 @@ import numpy as np
 
 from segwise import assemble, io
 from segwise.asked import named, prompts_of
+from segwise.case import Case
 from segwise.errors import FileError, SpecError
 from segwise.evaluate import compare as experiments
 from segwise.evaluate import inventory
@@ -56,6 +57,7 @@ __all__ = [
     "learn_forecast",
     "preview",
     "ranking",
+    "read_cases",
     "read_plan",
     "report",
     "run",
@@ -108,6 +110,15 @@ def cases(data: Path | str, *, layout: str | None = None) -> list[dict[str, Any]
     """
     _, found = inventory.find(Path(data), layout)
     return inventory.inventory(found)
+
+
+def read_cases(data: Path | str, *, layout: str | None = None) -> list[Case]:
+    """The cases of a data set, nothing of them read yet.
+
+    Raises:
+        DatasetError: the folder is of no known layout.
+    """
+    return inventory.find(Path(data), layout)[1]
 
 
 def run(

@@ -323,8 +323,16 @@ def _taught(card: ModelCard, wanted: Spec) -> ModelCard:
                 title=folder.title or card.title,
                 training_sets=tuple(dict.fromkeys((*card.training_sets, *sets))),
                 training_note="; ".join(filter(None, (card.training_note, _how(folder, part)))),
+                learned=_learned(folder),
             )
     return card
+
+
+def _learned(folder: ModelFolder) -> dict[str, str | int | float]:
+    """What a report compares trainings by."""
+    numbers = {key: folder.trained.get(key) for key in ("parameters", "seconds", "seed")}
+    own = {key: value for key, value in numbers.items() if isinstance(value, int | float)}
+    return {"model": folder.spec, "subjects": len(folder.subjects), **own}
 
 
 def _how(folder: ModelFolder, part: Spec) -> str:

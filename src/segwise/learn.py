@@ -324,6 +324,7 @@ def train(
         "versions": loop.versions(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "device": device,
+        "parameters": learning.trained,
     }
     return loop.train(recipe, out, minutes=minutes, device=device, known=known, progress=progress)
 

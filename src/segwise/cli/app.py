@@ -14,6 +14,7 @@ import typer
 
 from segwise import __version__
 from segwise.cli import show as screen
+from segwise.cli.study import studied
 from segwise.cli.train import adapt, train
 from segwise.cli.weights import Json, weights_app
 from segwise.errors import SegwiseError, SpecError
@@ -234,16 +235,24 @@ def compare(
 @app.command()
 def run(
     plan: Annotated[str, typer.Argument(help="Name of a shipped plan (segwise list plans) or path of a .toml file.")],
-    data: Annotated[Path, typer.Option(help="Folder of a data set.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of a data set; not needed by a study that makes its own persons.")
+    ] = None,
     out: RunOut = None,
     layout: Layout = None,
     workers: Workers = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many tasks and what is left out.")] = False,
 ) -> None:
-    """Run a plan on a data set, and write a report. Repeat to resume."""
+    """Run a plan on a data set, and write a report; a study trains its models first. Repeat to resume."""
     from segwise import api
 
-    _experiment(api.read_plan(plan), data, out, layout=layout, workers=workers, dry_run=dry_run)
+    found = api.read_plan(plan)
+    if found.study is not None:
+        studied(found, data, out, layout=layout, workers=workers, dry_run=dry_run)
+        return
+    if data is None:
+        raise SpecError(f"{plan} compares on your data: give --data FOLDER")
+    _experiment(found, data, out, layout=layout, workers=workers, dry_run=dry_run)
 
 
 @app.command()

@@ -99,7 +99,7 @@ def train(
             )
         _learn(made, out, minutes, device, threads, dry_run=dry_run, budget_gb=budget_gb, json=json)
         return
-    with _shown() as report:
+    with shown() as report:
         found = api.train(
             name,
             out,
@@ -180,7 +180,7 @@ def _learn(
         else:
             typer.echo(expected(told, budget_gb))
         return
-    with _shown() as report:
+    with shown() as report:
         found = api.learn(
             made, out, minutes=minutes, device=device, threads=threads, command=sys.argv[1:], progress=report
         )
@@ -302,7 +302,7 @@ def _told(name: str, found: Outcome, out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _shown() -> Iterator[Report]:
+def shown() -> Iterator[Report]:
     """A line that changes where a person watches, a line now and then where nobody does; on standard error."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:

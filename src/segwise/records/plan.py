@@ -11,6 +11,10 @@ seeds = 3
 [[cases]]                                                            # all if left out
 case = "ct_1"
 targets = ["liver", "spleen"]
+
+[study]                                                              # what is trained first, on other subjects
+models = [{model = "unet", steps = 400}, {model = "litemedsam+lora(rank=4)", steps = 200}]
+fractions = [0.1, 1.0]
 """
 
 from __future__ import annotations
@@ -23,9 +27,9 @@ from typing import Any
 
 from segwise import spec
 from segwise.errors import PlanError, SpecError
-from segwise.records.types import Choice, Pair, Plan
+from segwise.records.types import Choice, Pair, Plan, Study, Training
 
-FIELDS = ("question", "models", "prompters", "pairs", "targets", "cases", "metrics", "seeds")
+FIELDS = ("question", "models", "prompters", "pairs", "targets", "cases", "metrics", "seeds", "study")
 
 
 def read(path: Path | str) -> Plan:
@@ -67,12 +71,66 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Plan:
         cases=_cases(content.get("cases", []), f"{source}: cases"),
         metrics=tuple(_specs(content.get("metrics", Plan.metrics), f"{source}: metrics")),
         seeds=_count(content.get("seeds", 1), f"{source}: seeds"),
+        study=_study(content["study"], f"{source}: study") if "study" in content else None,
     )
-    if not plan.models and not plan.pairs:
+    if not plan.models and not plan.pairs and plan.study is None:
         raise PlanError(f"{source}: models: nothing came, expected at least one model")
     if not plan.metrics:
         raise PlanError(f"{source}: metrics: nothing came, expected at least one metric")
     return plan
+
+
+STUDY = ("models", "fractions", "seeds", "test", "folds", "persons")
+TRAINING = ("model", "steps", "rate", "batch")
+
+
+def _study(value: Any, where: str) -> Study:
+    table = _table(value, where, STUDY, ("models",))
+    models = []
+    for i, item in enumerate(_list(table["models"], f"{where}.models")):
+        here = f"{where}.models[{i}]"
+        if isinstance(item, str):
+            models.append(Training(model=_spec(item, here)))
+            continue
+        own = _table(item, here, TRAINING, ("model",))
+        models.append(
+            Training(
+                model=_spec(own["model"], f"{here}.model"),
+                steps=_count(own.get("steps", Training.steps), f"{here}.steps"),
+                rate=_share(own.get("rate", 0.0), f"{here}.rate", most=1.0, least=0.0),
+                batch=_count(own.get("batch", Training.batch), f"{here}.batch"),
+            )
+        )
+    if not models:
+        raise PlanError(f"{where}.models: nothing came, expected at least one model to train")
+    fractions = _list(table.get("fractions", [1.0]), f"{where}.fractions")
+    found = tuple(_share(item, f"{where}.fractions[{i}]") for i, item in enumerate(fractions))
+    if not found or len(set(found)) < len(found):
+        raise PlanError(f"{where}.fractions: {list(found)}, expected one or more, each once")
+    folds = table.get("folds", 0)
+    if isinstance(folds, bool) or not isinstance(folds, int) or folds in (1,) or folds < -1:
+        raise PlanError(f"{where}.folds: {folds!r} is not 0 (none), 2 or more, or -1 (one a subject)")
+    return Study(
+        models=tuple(models),
+        fractions=tuple(sorted(found)),
+        seeds=_count(table.get("seeds", 1), f"{where}.seeds"),
+        test=_share(table.get("test", Study.test), f"{where}.test", most=0.9),
+        folds=folds,
+        persons=_persons(table.get("persons"), f"{where}.persons"),
+    )
+
+
+def _persons(value: Any, where: str) -> tuple[str, int]:
+    if value is None:
+        return "", 0
+    table = _table(value, where, ("family", "n"), ("family", "n"))
+    return _text(table["family"], f"{where}.family"), _count(table["n"], f"{where}.n")
+
+
+def _share(value: Any, where: str, *, least: float = 1e-6, most: float = 1.0) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise PlanError(f"{where}: {value!r} is not a number {'above' if least else 'from'} 0 and up to {most:g}")
+    return float(value)
 
 
 def _specs(value: Any, where: str) -> list[str]:

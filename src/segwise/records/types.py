@@ -30,6 +30,44 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training:
+    """A model that a plan trains on some subjects before it compares on the others.
+
+    Attributes:
+        model: spec of a specialist, or of a generalist with an adapter at its end.
+        steps: optimiser steps.
+        rate: greatest learning rate; 0 for the kind's own.
+        batch: patches or slices a step.
+    """
+
+    model: str
+    steps: int = 300
+    rate: float = 0.0
+    batch: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a plan trains, and on how much.
+
+    Attributes:
+        models: every one is trained with every fraction and seed.
+        fractions: shares of the training subjects.
+        seeds: 0, 1, … of subjects drawn, weights and samples.
+        test: share of the subjects that nothing is trained on, one at least.
+        folds: instead of `test`: every subject is tested in one of so many folds; 0 for none, -1 for one a subject.
+        persons: family and number of generated persons where no data are given, e.g. ("torso", 44).
+    """
+
+    models: tuple[Training, ...] = ()
+    fractions: tuple[float, ...] = (1.0,)
+    seeds: int = 1
+    test: float = 0.25
+    folds: int = 0
+    persons: tuple[str, int] = ("", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """An experiment.
 
@@ -42,6 +80,7 @@ class Plan:
         cases: only these; () is all.
         metrics: specs.
         seeds: how many draws of prompters that draw.
+        study: what is trained first, or None.
     """
 
     name: str
@@ -53,6 +92,7 @@ class Plan:
     cases: tuple[Choice, ...] = ()
     metrics: tuple[str, ...] = ("overlap", "surface")
     seeds: int = 1
+    study: Study | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

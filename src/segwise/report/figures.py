@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +130,27 @@ def curves(arms: Sequence[Series], *, measure: str) -> str:
         axes.set_ylabel(f"mean {measure}")
         _legend(axes)
         return _svg(figure, "curves", f"{measure} against number of interactions")
+
+
+def by_subjects(arms: Sequence[Series], *, measure: str, starts: Mapping[str, float]) -> str:
+    """A measure against the number of labelled subjects (x, on a logarithmic scale); lines of models as they came."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(8.6, 4.2))
+        for arm in arms:
+            if arm.low:
+                axes.fill_between(arm.x, arm.low, arm.high, color=colour(arm.index), alpha=0.13, linewidth=0)
+            axes.plot(arm.x, arm.y, _marker(arm) + "-", color=colour(arm.index), linewidth=2, label=arm.label)
+        for name, value in starts.items():
+            axes.axhline(value, color=_INK, linewidth=1, linestyle=":", label=f"{name}, as it came")
+        _score_axis(axes, [v for arm in arms for v in (*arm.y, *arm.low)] + list(starts.values()), vertical=True)
+        ticks = sorted({x for arm in arms for x in arm.x})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+        axes.set_xlabel("labelled subjects that were trained on")
+        axes.set_ylabel(f"mean {measure}")
+        _legend(axes)
+        return _svg(figure, "labels", f"{measure} against the number of labelled subjects")
 
 
 def costs(arms: Sequence[Series], *, measure: str, front: Sequence[int]) -> str:

@@ -255,7 +255,7 @@ def _arm(key: ArmKey, outcomes: Sequence[Outcome], primary: str) -> Arm:
     provenance = max((o.last.provenance for o in outcomes), key=lambda p: (bool(p.get("card")), len(p)))
     doubts = {o.last.doubt for o in outcomes}
     remark = _remark(key[0], provenance.get("card"))
-    label = " · ".join(filter(None, key))
+    label = " · ".join(filter(None, (_named(key[0], provenance.get("card")), key[1])))
     return Arm(
         key=key,
         label=f"{label} ({remark})" if remark else label,
@@ -267,6 +267,17 @@ def _arm(key: ArmKey, outcomes: Sequence[Outcome], primary: str) -> Arm:
         remark=remark,
         provenance=provenance,
     )
+
+
+def _named(model: str, card: Any) -> str:
+    """A model's spec; of a model folder what was trained on how much, as its spec is a path."""
+    learned = card.get("learned") if isinstance(card, Mapping) else None
+    if not isinstance(learned, Mapping) or not learned.get("model"):
+        return model
+    n = learned.get("subjects")
+    told = f", {n} subject{'s' * (n != 1)}" if n else ""
+    folder = model.rpartition("checkpoint=")[2].split(",")[0].strip('()"').rstrip("/").rpartition("/")[2]
+    return f"{learned['model']}{told} [{folder}]"
 
 
 def _remark(model: str, card: Any) -> str:

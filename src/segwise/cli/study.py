@@ -1,0 +1,49 @@
+"""`segwise run` on a plan that trains first: parse, call, show."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from segwise.cli import show as screen
+from segwise.cli.train import shown
+from segwise.errors import SpecError
+
+if TYPE_CHECKING:
+    from segwise.records.types import Plan
+
+
+def studied(
+    plan: Plan, data: Path | None, out: Path | None, *, layout: str | None, workers: int, dry_run: bool
+) -> None:
+    """Train what is not trained yet, compare on the subjects that were left out, write the report."""
+    from segwise import api, study
+
+    assert plan.study is not None
+    if out is None:
+        raise SpecError("nothing says where the models and the run go; give -o RUN")
+    if data is None:
+        if not plan.study.persons[1]:
+            raise SpecError(f"{plan.name} learns from your labelled cases: give --data FOLDER")
+        with screen.progress() as tick:
+            data = study.persons(plan.study, out.with_name(f"{out.name}-data"), tick=tick)
+    if dry_run:
+        parts = study.parts(plan, api.read_cases(data, layout=layout), out)
+        done = sum(part.finished for part in parts)
+        tested = {subject for part in parts for subject in part.test}
+        typer.echo(f"{len(parts)} trainings, {done} of them done; {len(tested)} subjects are tested")
+        return
+    with shown() as progress:
+        plans = study.run(
+            plan, data, out, layout=layout, say=screen.note, progress=progress, command=tuple(sys.argv[1:])
+        )
+    for one in plans:
+        preview = api.preview(one, data, layout=layout)
+        screen.preview(preview)
+        with screen.progress() as tick:
+            path = api.run(preview, out, workers=workers, progress=tick, command=tuple(sys.argv[1:]))
+    screen.ranking(api.ranking(out))
+    screen.done("Report", path)

@@ -1,0 +1,189 @@
+"""Plans that train first: every model on every share of the training subjects, then all compared on other subjects.
+
+What is trained lies in RUN-models, a model folder each; one that is finished is taken as it is, so that a study can be
+stopped and taken up again. Without data a study makes its own persons, of a family that no shipped model ever saw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segwise import learn
+from segwise.case import Case
+from segwise.demo import write_scan
+from segwise.errors import PlanError, WeightsError
+from segwise.evaluate import inventory
+from segwise.learn import Learning, Who
+from segwise.records.types import Choice, Plan, Study, Training
+from segwise.spec import parse
+from segwise.synth.head import head
+from segwise.synth.imaging import Scan, ct, mr
+from segwise.synth.torso import torso
+from segwise.training import splits
+from segwise.training.labelled import Budget
+from segwise.training.loop import Progress
+from segwise.weights import folders
+
+FAMILIES = ("torso", "head")  # that no shipped model saw
+FIRST = 900  # seed of the first person
+TORSO_MM, HEAD_MM = (3.0, 5.5, 5.5), (3.5, 3.5, 3.5)
+RATE, ADAPT_RATE = 1e-3, 3e-4
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One training of a study.
+
+    Attributes:
+        training: what is trained.
+        fraction: share of the training subjects.
+        seed: of subjects, weights and samples.
+        test: subjects that it does not see.
+        folder: where the model is.
+    """
+
+    training: Training
+    fraction: float
+    seed: int
+    test: tuple[str, ...]
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """The folder holds the model after all its steps."""
+        try:
+            return int(folders.read(self.folder).trained.get("steps", 0)) >= self.training.steps
+        except (WeightsError, TypeError, ValueError):
+            return False
+
+
+def persons(study: Study, root: Path, *, tick: learn.Tick | None = None) -> Path:
+    """Write the generated persons of a study; those that are there are kept. The folder.
+
+    Raises:
+        PlanError: no such family.
+    """
+    family, n = study.persons
+    if family not in FAMILIES:
+        raise PlanError(f'study.persons.family: "{family}", expected one of {", ".join(FAMILIES)}')
+    for i in range(n):
+        if tick is not None:
+            tick(i, n, f"making {family} {i}")
+        folder = root / f"{family}_{i:03d}"
+        if not (folder / "case.json").is_file():
+            write_scan(folder, _person(family, FIRST + i), FIRST + i)
+    return root
+
+
+def _person(family: str, seed: int) -> Scan:
+    if family == "torso":
+        return ct(torso(seed, spacing_mm=2.2), seed, spacing_mm=TORSO_MM)
+    return mr(head(seed), seed, spacing_mm=HEAD_MM)
+
+
+def parts(plan: Plan, cases: Sequence[Case], out: Path) -> list[Part]:
+    """All trainings of a study, in order.
+
+    Raises:
+        TrainingError: fewer subjects than a fold or a fraction needs.
+    """
+    study = plan.study
+    assert study is not None
+    return list(_parts(study, cases, out))
+
+
+def _parts(study: Study, cases: Sequence[Case], out: Path) -> Iterator[Part]:
+    for k, test in enumerate(_tests(study, cases)):
+        for training in study.models:
+            for fraction in study.fractions:
+                for seed in range(study.seeds):
+                    splits.split(cases, seed=seed, left_out=test, fraction=fraction)  # refused before anything is done
+                    name = _plain(training.model)
+                    told = f"{name}-{round(100 * fraction)}-s{seed}" + (f"-f{k}" if study.folds else "")
+                    yield Part(training, fraction, seed, test, models_of(out) / told)
+
+
+def models_of(out: Path) -> Path:
+    """Beside the folder of the run: its models."""
+    return out.with_name(f"{out.name}-models")
+
+
+def _tests(study: Study, cases: Sequence[Case]) -> list[tuple[str, ...]]:
+    """The subjects that are tested, once for each fold."""
+    everyone = splits.subjects(cases)
+    if study.folds:
+        n = len(everyone) if study.folds < 0 else study.folds
+        return [splits.fold(cases, k=k, n=n).test for k in range(n)]
+    return [splits.split(cases, valid=study.test, seed=9).valid or everyone[-1:]]
+
+
+def run(
+    plan: Plan,
+    data: Path,
+    out: Path,
+    *,
+    layout: str | None = None,
+    tick: learn.Tick | None = None,
+    say: Say | None = None,
+    progress: Progress | None = None,
+    command: Sequence[str] = (),
+) -> list[Plan]:
+    """Train all that a study trains; plans that compare it, one a fold.
+
+    Args:
+        plan: with a study.
+        data: folder of the data set.
+        out: folder of the run.
+        layout: of the data set.
+        tick: told how far the preparation of cases is.
+        say: told what is about to be trained.
+        progress: of each training.
+        command: for the model folders.
+
+    Raises:
+        PlanError: the plan has no study. TrainingError: a training cannot begin or go on.
+    """
+    if plan.study is None:
+        raise PlanError(f"{plan.name}: nothing to train: the plan has no study")
+    _, cases = inventory.find(data, layout)
+    all_parts = parts(plan, cases, out)
+    for i, part in enumerate(all_parts):
+        if part.finished:
+            continue
+        if say is not None:
+            what = f"{part.training.model}, {part.fraction:.0%} of the subjects, seed {part.seed}"
+            say(f"training {i + 1} of {len(all_parts)}: {what}")
+        made = _made(plan, part, data, layout, tick)
+        learn.train(made, part.folder, command=command, progress=progress)
+    return [_compared(plan, test, cases, all_parts) for test in dict.fromkeys(part.test for part in all_parts)]
+
+
+def _made(plan: Plan, part: Part, data: Path, layout: str | None, tick: learn.Tick | None) -> Learning:
+    spec = parse(part.training.model)
+    who = Who(
+        data=data,
+        layout=layout,
+        targets=plan.targets,
+        fraction=part.fraction,
+        left_out=part.test,
+        seed=part.seed,
+    )
+    rate = part.training.rate or (ADAPT_RATE if spec.plus else RATE)
+    budget = Budget(steps=part.training.steps, rate=rate, size=part.training.batch, seed=part.seed, precision="fp32")
+    make = learn.adaptation if spec.plus else learn.specialist
+    return make(part.training.model, who, part.folder, budget, tick=tick)
+
+
+def _compared(plan: Plan, test: tuple[str, ...], cases: Sequence[Case], all_parts: Sequence[Part]) -> Plan:
+    """The plan of the comparison on some subjects: the models that did not see them, and those that are not trained."""
+    mine = [str(part.folder.resolve()) for part in all_parts if part.test == test]
+    chosen = tuple(Choice(case=case.id) for case in cases if case.subject in test)
+    return dataclasses.replace(plan, models=(*plan.models, *mine), cases=chosen, study=None)
+
+
+def _plain(model: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in model).strip("-").replace("--", "-")
