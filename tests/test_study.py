@@ -1,0 +1,150 @@
+"""Plans that train first: what is trained, on whom, taken up again, compared on the others, and wrong plans."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import labelled_cases
+from segwise import api, study
+from segwise.cli.app import app
+from segwise.errors import PlanError, TrainingError
+from segwise.records import plan as plans
+from segwise.synth.phantom import Phantom
+
+CONTENT = {
+    "models": ["sam(size=nano)"],
+    "prompters": ["box2d"],
+    "metrics": ["overlap"],
+    "study": {
+        "fractions": [0.5, 1.0],
+        "models": [
+            {"model": "sam(size=nano)+decoder", "steps": 2},
+            {"model": 'unet(features="4-8")', "steps": 2},
+        ],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("eggs") / "data"
+    labelled_cases.write(root, 5)
+    return root
+
+
+def written(tmp_path, **changed):
+    content = {**CONTENT, "study": {**CONTENT["study"], **changed}}
+    return plans.build(content, name="mine", source="mine.toml")
+
+
+def test_every_model_is_trained_on_every_share_and_nobody_tested_is_trained_on(data, tmp_path):
+    plan = written(tmp_path, seeds=2)
+    parts = study.parts(plan, api.read_cases(data), tmp_path / "run")
+    assert len(parts) == 2 * 2 * 2 and len({part.folder for part in parts}) == 8
+    assert len({part.test for part in parts}) == 1 and all(part.test for part in parts)
+    assert not any(part.finished for part in parts)
+
+
+def test_a_study_goes_from_cases_to_a_report_and_takes_up_what_is_there(data, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'models = ["sam(size=nano)"]\nprompters = ["box2d"]\nmetrics = ["overlap"]\n[study]\nfractions = [0.5, 1.0]\n'
+        'models = [{model = "sam(size=nano)+decoder", steps = 2}, {model = "unet(features=\\"4-8\\")", steps = 2}]\n'
+    )
+    run = tmp_path / "run"
+    found = CliRunner().invoke(app, ["run", str(file), "--data", str(data), "-o", str(run)])
+    assert found.exit_code == 0, found.output
+    html = (run / "report.html").read_text()
+    assert "Labelled subjects" in html and "sam(size=nano)+decoder" in html
+    models = sorted((tmp_path / "run-models").iterdir())
+    assert len(models) == 4
+    stamps = [(folder / "model.json").stat().st_mtime_ns for folder in models]
+    again = CliRunner().invoke(app, ["run", str(file), "--data", str(data), "-o", str(run)])
+    assert again.exit_code == 0, again.output
+    assert [(folder / "model.json").stat().st_mtime_ns for folder in models] == stamps
+    told = CliRunner().invoke(app, ["run", str(file), "--data", str(data), "-o", str(run), "--dry-run"])
+    assert "4 trainings, 4 of them done" in told.output
+    tested = {row["case"] for row in map(json.loads, _rows(run))}
+    trained = {s for folder in models for s in json.loads((folder / "split.json").read_text())["train"]}
+    assert tested and not tested & trained
+
+
+def _rows(run):
+    import io
+    from contextlib import redirect_stdout
+
+    text = io.StringIO()
+    with redirect_stdout(text):
+        api.export(run, format="jsonl")
+    return text.getvalue().splitlines()
+
+
+def test_leaving_each_subject_out_once_tests_everyone(data, tmp_path):
+    plan = written(tmp_path, folds=-1, fractions=[1.0])
+    parts = study.parts(plan, api.read_cases(data), tmp_path / "run")
+    assert sorted({s for part in parts for s in part.test}) == [f"case{i:03d}" for i in range(5)]
+    assert len(parts) == 5 * 2 and len({part.folder for part in parts}) == 10
+
+
+def test_too_small_a_share_is_refused_before_anything_is_trained(data, tmp_path):
+    plan = written(tmp_path, fractions=[0.1, 1.0])
+    with pytest.raises(TrainingError, match="less than one subject"):
+        study.run(plan, data, tmp_path / "run")
+    assert not (tmp_path / "run-models").exists()
+
+
+def test_generated_persons_are_made_once(tmp_path, monkeypatch):
+    made = []
+    real = study._person
+
+    def small(family, seed):
+        made.append(seed)
+        return real(family, seed)
+
+    monkeypatch.setattr(study, "torso", lambda seed, spacing_mm: _coarse(seed))
+    plan = written(tmp_path, persons={"family": "torso", "n": 2})
+    monkeypatch.setattr(study, "_person", small)
+    for _ in range(2):
+        study.persons(plan.study, tmp_path / "people")
+    assert made == [study.FIRST, study.FIRST + 1]
+    cases = api.read_cases(tmp_path / "people")
+    assert len({case.subject for case in cases}) == 2
+
+
+def _coarse(seed) -> Phantom:
+    from segwise.synth.torso import torso
+
+    return torso(seed, spacing_mm=6.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"fractions": [0.0]}, r"study\.fractions\[0\]: 0.0 is not a number above 0"),
+        ({"fractions": [1.0, 1.0]}, "each once"),
+        ({"models": []}, "at least one model to train"),
+        ({"models": [{"model": "unet", "stepz": 3}]}, r"study\.models\[0\]\.stepz: no such field"),
+        ({"models": [{"model": "unet", "steps": 0}]}, "is not ≥ 1"),
+        ({"folds": 1}, r"study\.folds: 1 is not 0"),
+        ({"persons": {"family": "torso"}}, r"study\.persons\.n: nothing came"),
+        ({"colour": 1}, r"study\.colour: no such field"),
+    ],
+)
+def test_a_wrong_study_is_told_by_field(tmp_path, changed, words):
+    with pytest.raises(PlanError, match=words):
+        written(tmp_path, **changed)
+
+
+def test_an_unknown_family_is_refused(tmp_path):
+    plan = written(tmp_path, persons={"family": "whale", "n": 3})
+    with pytest.raises(PlanError, match="expected one of torso, head"):
+        study.persons(plan.study, tmp_path)
+
+
+def test_the_shipped_study_reads():
+    plan = api.read_plan("adapter_ablation")
+    assert plan.study is not None and plan.study.persons == ("torso", 44)
+    assert plan.study.fractions == (0.1, 0.3, 1.0) and plan.study.seeds == 2
