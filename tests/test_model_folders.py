@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from adapter_bases import stirred
-from segwise import assemble, catalog
+from segwise import assemble, catalog, weights
 from segwise.errors import PlanError, SpecError, WeightsError
 from segwise.evaluate import expand, inventory
 from segwise.nets.tuned import tuned
 from segwise.records.types import Plan
 from segwise.spec import parse
 from segwise.weights import folders
+from segwise.weights.local import PACKAGED
 
 BASE = "sam(size=nano)"
 DATA = {"dataset": "Our liver CT", "subjects": {"train": ["s1", "s2"], "val": ["s3"]}}
@@ -112,7 +113,11 @@ def test_ranked_only_if_stated_and_the_base_is_known(tmp_path):
     assert not assemble.build("./a").weights.startswith("unknown")
     (tmp_path / "a" / "model.json").unlink()
     assert assemble.build(f"{BASE}+lora(rank=2, checkpoint=./a)").weights.startswith("unknown:")
-    unknown = "sam2(size=nano, lift=slices)"  # no card states its digest
+    (tmp_path / "other").mkdir()
+    torch.save(assemble.build(BASE).segmenter.parts.net.state_dict(), tmp_path / "other" / "checkpoint.pth")
+    said = weights.read(PACKAGED / "sam_nano" / "sam_nano.safetensors").config
+    (tmp_path / "other" / "config.json").write_text(json.dumps(dict(said)))
+    unknown = f'sam(checkpoint="{tmp_path}/other")'  # no card states its digest
     lora(tmp_path / "b", spec=f"{unknown}+lora(rank=2)")
     assert assemble.build("./b").weights.startswith("unknown:")
 

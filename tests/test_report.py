@@ -17,7 +17,7 @@ from report_fakes import Run, crop, join, outcome, study
 from segwise.errors import RunError
 from segwise.records.run import Run as RunFolder
 from segwise.records.types import Plan, Record, Score
-from segwise.report import build, by_slice, page, ranking, rows
+from segwise.report import build, by_slice, page, ranking, rows, words
 from segwise.report.gather import gather
 
 VOID = {"wbr", "meta", "link", "br", "image", "path", "use", "rect", "img", "hr", "circle", "line"}
@@ -462,3 +462,18 @@ def test_names_in_tables_and_figures_leave_out_where_files_lie():
     assert by_slice._told(["sam(checkpoint=/a/b, lift=slices)", "sam(checkpoint=/a/b)"]) == ["sam(lift=slices)", "sam"]
     others = ["sam(checkpoint=/a)", "sam(checkpoint=/b)"]
     assert by_slice._told(others) == others
+
+
+@pytest.mark.parametrize(
+    ("people", "told"),
+    [
+        (("p1", "p2"), "<b>overlap: trained on 1 subject of these (p2)</b>"),
+        (("p4",), "no overlap: trained on 2 other subjects of mine"),
+    ],
+)
+def test_a_model_folder_is_known_by_the_subjects_it_saw(people, told):
+    learned = {"model": "unet", "subjects": 2, "data": "mine", "people": ("p2", "p3")}
+    card = {"family": "specialist", "training_sets": ["mine"], "learned": learned}
+    assert words.leakage(card, {"mine"}, people) == told
+    runs = [outcome("unet(checkpoint=/x)", "name", case=f"c{p}", subject=p, card=card) for p in people]
+    assert ("its scores here flatter it" in said(join(*runs))) == ("<b>" in told)

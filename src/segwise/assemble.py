@@ -328,11 +328,12 @@ def _taught(card: ModelCard, wanted: Spec) -> ModelCard:
     return card
 
 
-def _learned(folder: ModelFolder) -> dict[str, str | int | float]:
+def _learned(folder: ModelFolder) -> dict[str, str | int | float | tuple[str, ...]]:
     """What a report compares trainings by."""
     numbers = {key: folder.trained.get(key) for key in ("parameters", "seconds", "seed")}
     own = {key: value for key, value in numbers.items() if isinstance(value, int | float)}
-    return {"model": folder.spec, "subjects": len(folder.subjects), **own}
+    people = folder.subjects
+    return {"model": folder.spec, "subjects": len(people), "data": folder.dataset, "people": people, **own}
 
 
 def _how(folder: ModelFolder, part: Spec) -> str:

@@ -67,8 +67,8 @@ class ModelCard:
         seconds_hint: rough seconds a task on a laptop CPU, for the first estimate of time left.
         remarks: what every table and figure says beside the model's name: "size=nano" -> "nano, trained on synthetic
             data" for specs with that argument, "" -> ... for all.
-        learned: of a model folder: "model" (what was trained), "subjects" (on how many), "parameters" (trained ones),
-            "seconds", "seed"; {} for others.
+        learned: of a model folder: "model" (what was trained), "subjects" (on how many), "data" (of which data set),
+            "people" (who they are), "parameters" (trained ones), "seconds", "seed"; {} for others.
     """
 
     title: str
@@ -93,7 +93,7 @@ class ModelCard:
     deviations: tuple[str, ...] = ()
     seconds_hint: float = 1.0
     remarks: Mapping[str, str] = field(default_factory=dict)
-    learned: Mapping[str, str | int | float] = field(default_factory=dict)
+    learned: Mapping[str, str | int | float | tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

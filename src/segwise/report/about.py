@@ -98,7 +98,11 @@ def _model_row(arms: Sequence[Arm], datasets: Sequence[str], place: dict[str, in
         licence += ' <span class="tag mild">non-commercial</span>'
     peak = max((o.last.peak_bytes for a in arms for o in a.outcomes), default=0)
     parameters = f"<br><small>{card['parameters_m']:g} M parameters</small>" if card.get("parameters_m") else ""
-    seen = e(arm.remark) if all(a.remark for a in arms) else words.leakage(card, datasets)
+    seen = (
+        e(arm.remark)
+        if all(a.remark for a in arms)
+        else words.leakage(card, datasets, {person for arm in arms for person in arm.people})
+    )
     cells = [what + parameters, weights or DASH, licence, seen]
     first, *others = cells
     shown = [f'<td class="w wide">{first}</td>', *(f'<td class="w">{cell}</td>' for cell in others)]

@@ -215,7 +215,9 @@ def _warnings(gathered: Gathered) -> list[str]:
     found = [words.reference_note(gathered.outcomes)]
     found += words.doubts(gathered.arms)
     datasets = {o.last.dataset for o in gathered.outcomes}
-    seen = sorted({e(arm.key[0]) for arm in gathered.arms if "<b>overlap" in words.leakage(arm.card, datasets)})
+    seen = sorted(
+        {e(arm.key[0]) for arm in gathered.arms if "<b>overlap" in words.leakage(arm.card, datasets, arm.people)}
+    )
     if seen:
         found.append(f"{listing(seen)} was <b>trained on this data set</b>: its scores here flatter it.")
     notes = sorted({(o.last.case, str(n)) for o in gathered.outcomes for n in _list(o.last.provenance.get("notes"))})

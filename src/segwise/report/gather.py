@@ -97,6 +97,11 @@ class Arm:
         card = self.provenance.get("card")
         return card if isinstance(card, Mapping) else {}
 
+    @property
+    def people(self) -> frozenset[str]:
+        """Subjects that it was scored on."""
+        return frozenset(o.last.subject for o in self.outcomes)
+
     def mean(self, measure: str, items: Iterable[Item]) -> float | None:
         """Mean of a measure over the subjects of these items, None if it is nowhere defined."""
         wanted = set(items)

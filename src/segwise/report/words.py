@@ -213,9 +213,24 @@ def quality_of(outcome: Outcome) -> str:
     return str(outcome.last.provenance.get("quality") or "unknown").lower()
 
 
-def leakage(card: Mapping[str, Any], datasets: Iterable[str]) -> str:
-    """Whether a model may have been trained on the data it was scored on: found, not found, or cannot be known."""
+def leakage(card: Mapping[str, Any], datasets: Iterable[str], people: Iterable[str] = ()) -> str:
+    """Whether a model may have been trained on the data it was scored on: found, not found, or cannot be known.
+
+    Args:
+        card: of the model, as recorded.
+        datasets: names of the data sets that it was scored on.
+        people: subjects that it was scored on: of a model folder it is known whom it was trained on.
+    """
     trained = [str(name) for name in card.get("training_sets") or ()]
+    learned = card.get("learned") or {}
+    own, taught = str(learned.get("data", "")), {str(one) for one in learned.get("people") or ()}
+    if own and taught and own in datasets:
+        if both := sorted(taught & set(people)):
+            return f"<b>overlap: trained on {count(len(both), 'subject')} of these ({e(listing(both[:8]))})</b>"
+        trained = [name for name in trained if name != own]
+        elsewhere = leakage({**card, "training_sets": trained, "learned": {}, "training_note": ""}, datasets)
+        apart = f"trained on {count(len(taught), 'other subject')} of {e(own)}"
+        return f"{elsewhere}; {apart}" if "<b>overlap" in elsewhere else f"no overlap: {apart}"
     weights = card.get("licence_weights") or trained or card.get("training_note")
     if not weights and card.get("family") == "floor":
         return "nothing was learned"
