@@ -219,7 +219,7 @@ def test_a_model_from_an_encoder_says_so(data, encoder, tmp_path):
     words = ("--steps", 2, "--batch", 1, "--leave-out", "case004", "--from", encoder)
     code, said = cli("train", SMALL, data, "-o", out, *words)
     assert code == 0, said
-    assert "tensors of its encoder are pre-trained" in said
+    assert "tensors of its encoder are pre-trained" in said and "it has seen" not in said
     own = json.loads((out / "model.json").read_text())["data"]
     there = json.loads((encoder / "pretrained.json").read_text())
     assert own["pretrained"]["encoder"] == there["files"]["encoder.safetensors"]
@@ -251,6 +251,24 @@ def test_what_does_not_fit_is_refused(data, encoder, tmp_path, model, words, sai
     code, found = cli("train", model, data, "-o", tmp_path / "out", "--from", encoder, *words)
     assert code == 2 and said in " ".join(found.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_who_is_tested_on_should_not_have_been_seen(data, encoder, tmp_path):
+    seen = json.loads((encoder / "pretrained.json").read_text())["data"]["subjects"]["train"][0]
+    words = ("--dry-run", "--leave-out", f"{seen},case004", "--from", encoder)
+    code, said = cli("train", SMALL, data, "-o", tmp_path / "out", *words)
+    assert code == 0 and f"it has seen scans of {seen}, who are kept for testing" in " ".join(said.split())
+
+
+def test_another_training_keeps_its_plan(data, encoder, tmp_path):
+    """A training of another plan, or the encoder's own folder: refused, and nothing in it is changed."""
+    own = tmp_path / "own"
+    api.specialist(SMALL, Who(data=data, left_out=("case004",)), own, Budget(steps=1))
+    for folder in (own, encoder):
+        before = (folder / "plan.json").read_bytes()
+        code, found = cli("train", SMALL, data, "-o", folder, "--leave-out", "case004", "--from", encoder)
+        assert code == 2 and "holds a training with another plan.json" in " ".join(found.split())
+        assert (folder / "plan.json").read_bytes() == before
 
 
 def test_damaged_folders_are_refused(data, encoder, tmp_path):

@@ -74,6 +74,7 @@ class Learning:
         trained, parameters: how many parameters are trained, and how many there are.
         model: the spec that is trained.
         taken: tensors of the net that came from a pre-trained encoder.
+        seen: subjects kept for testing whose scans that encoder was trained on.
     """
 
     recipe: Recipe
@@ -84,6 +85,7 @@ class Learning:
     parameters: int
     model: Spec
     taken: int = 0
+    seen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,10 @@ def specialist(
     path = out / PLAN
     if begun is not None:
         case = chosen.train[0]
-        _written(path, begun.relabelled(chosen.names, planning.channels(case), f"case {case.id}"))
+        content = begun.relabelled(chosen.names, planning.channels(case), f"case {case.id}")
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != content:
+            raise TrainingError(f"{out} holds a training with another {PLAN} than {start} has; give another folder")
+        _written(path, content)
     elif not path.is_file():
         looked = None if tick is None else lambda i, n: tick(i, n, "looking at the cases")
         found = planning.fingerprint(chosen.train, chosen.names, progress=looked)
@@ -182,7 +187,7 @@ def specialist(
 
     recipe = labelled.specialist(str(spec), segmenter.parts, train, valid, budget, save, _note(chosen))
     made = _learning(recipe, chosen, spec, segmenter.parts.net, budget, origin=begun.sha if begun else "")
-    return replace(made, taken=taken)
+    return replace(made, taken=taken, seen=begun.saw(chosen.dataset, chosen.split.test) if begun else ())
 
 
 def planned(path: Path, spec: Spec, found: planning.Fingerprint, names: Sequence[str], **given: Any) -> None:

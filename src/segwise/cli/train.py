@@ -183,7 +183,8 @@ def _learn(
         err=True,
     )
     if made.taken:
-        typer.echo(f"{made.taken} tensors of its encoder are pre-trained", err=True)
+        saw = f"; it has seen scans of {', '.join(made.seen)}, who are kept for testing" if made.seen else ""
+        typer.echo(f"{made.taken} tensors of its encoder are pre-trained{saw}", err=True)
     if forecast_only(made, device, budget_gb, dry_run=dry_run, json=json):
         return
     with shown() as report:

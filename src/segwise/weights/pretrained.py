@@ -107,6 +107,13 @@ class Pretrained:
         labels = {"background": 0, **{name: i for i, name in enumerate(names, start=1)}}
         return {**self.plan, "dataset": {**dataset, "labels": labels}}
 
+    def saw(self, dataset: str, subjects: Sequence[str]) -> tuple[str, ...]:
+        """Those of some subjects of a data set that the encoder was trained on."""
+        own = self.data.get("subjects")
+        listed = own.get("train") if isinstance(own, Mapping) else None
+        people = set(listed) if isinstance(listed, list) and self.data.get("dataset") == dataset else set()
+        return tuple(subject for subject in subjects if subject in people)
+
     def encoder(self) -> dict[str, Any]:
         """The tensors, by the model's own names.
 
