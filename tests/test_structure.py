@@ -56,6 +56,7 @@ TOP = {
     "cli",
     "demo",
     "learn",
+    "pretrain",
     "server",
     "study",
 }  # thin: may know all that is above, and api

@@ -55,6 +55,7 @@ __all__ = [
     "inspect",
     "learn",
     "learn_forecast",
+    "pretraining",
     "preview",
     "ranking",
     "read_cases",
@@ -321,8 +322,27 @@ def specialist(
     return room.specialist(model, who, Path(out), budget, tick=tick, **planned)
 
 
+def pretraining(
+    model: str,
+    who: Who,
+    out: Path | str,
+    budget: Budget,
+    *,
+    mask_ratio: float = 0.6,
+    target: Any = "normalised",
+    unit: int = 0,
+    **planned: Any,
+) -> Learning:
+    """The encoder of a specialist, ready to be trained on scans without labels; see `segwise.pretrain`."""
+    from segwise import pretrain as room
+    from segwise.training.masked import Masking
+
+    masking = Masking(ratio=mask_ratio, target=target, unit=unit)
+    return room.pretraining(model, who, Path(out), budget, masking, **planned)
+
+
 def learn(learning: Learning, out: Path | str, **how: Any) -> Outcome:
-    """Train what `adaptation` or `specialist` made ready; the folder is a model then: `-m ./FOLDER`."""
+    """Train what `adaptation`, `specialist` or `pretraining` made ready; after the first two the folder is a model."""
     from segwise import learn as room
 
     return room.train(learning, Path(out), **how)

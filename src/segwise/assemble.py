@@ -317,7 +317,7 @@ def _taught(card: ModelCard, wanted: Spec) -> ModelCard:
         place = part.args.get("checkpoint")
         if isinstance(place, str) and folders.is_folder(Path(place)):
             folder = folders.read(Path(place))
-            sets = (folder.dataset,) if folder.dataset else ()
+            sets = folder.datasets
             card = dataclasses.replace(
                 card,
                 title=folder.title or card.title,
@@ -340,7 +340,9 @@ def _how(folder: ModelFolder, part: Spec) -> str:
     """On what the weights of a folder were trained, in words."""
     people = folder.subjects
     who = f": {len(people)} subject{'s' if len(people) != 1 else ''} ({', '.join(people)})" if people else ""
-    return f"{part.name} trained on {folder.dataset or 'data that its folder does not name'}{who}"
+    said = f"{part.name} trained on {folder.dataset or 'data that its folder does not name'}{who}"
+    before = folder.pretrained
+    return f"{said}, its encoder before that on {before}, without labels" if before else said
 
 
 def _spec(text: str | Spec) -> Spec:

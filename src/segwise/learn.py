@@ -24,12 +24,12 @@ from segwise.nets.planned import stored
 from segwise.nets.tuned import share, tuned
 from segwise.segmenter import Learned
 from segwise.spec import Spec, parse
-from segwise.training import labelled, loop, planning, prepared, splits
+from segwise.training import labelled, loop, masked, planning, prepared, splits
 from segwise.training.contract import Recipe
 from segwise.training.forecast import Forecast
 from segwise.training.forecast import forecast as probed
 from segwise.training.labelled import Budget
-from segwise.weights import folders
+from segwise.weights import folders, pretrained
 
 ADAPTER, WEIGHTS, PLAN = "adapter.safetensors", "weights.safetensors", "plan.json"
 MULTIPLES = (16, 32)  # that divide the sides of a patch: of most nets, of those that halve five times
@@ -73,6 +73,8 @@ class Learning:
         cases: (training, validation) cases.
         trained, parameters: how many parameters are trained, and how many there are.
         model: the spec that is trained.
+        taken: tensors of the net that came from a pre-trained encoder.
+        seen: subjects kept for testing whose scans that encoder was trained on.
     """
 
     recipe: Recipe
@@ -82,6 +84,8 @@ class Learning:
     trained: int
     parameters: int
     model: Spec
+    taken: int = 0
+    seen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,9 +142,10 @@ def specialist(
     patch: Sequence[int] | None = None,
     spacing_mm: Sequence[float] | None = None,
     patch_voxels: int = 64**3,
+    start: Path | None = None,
     tick: Tick | None = None,
 ) -> Learning:
-    """A specialist, to be trained from nothing on labelled cases.
+    """A specialist, to be trained from nothing on labelled cases, or from a pre-trained encoder.
 
     Args:
         model: spec of a specialist, e.g. "unet(skips=false)".
@@ -148,22 +153,32 @@ def specialist(
         patch: (d, h, w) of a window; None: planned from the cases, of `patch_voxels` at most.
         spacing_mm: (d, h, w); None: planned.
         patch_voxels: see there.
+        start: folder that `segwise pretrain` wrote: the encoder and all of the plan but the labels are its.
 
     Raises:
-        CatalogError: no such model. TrainingError: nothing to learn from.
+        CatalogError: no such model. TrainingError: nothing to learn from. WeightsError: `start` holds no whole
+            encoder, or one of another model, patch or spacing, or of other channels.
     """
     spec = parse(model)
     trainable(spec)
+    begun = None if start is None else pretrained.read(start).checked(spec.name, spec.args, patch, spacing_mm)
     chosen = _chosen(who, out)
     path = out / PLAN
-    if not path.is_file():
+    if begun is not None:
+        case = chosen.train[0]
+        content = begun.relabelled(chosen.names, planning.channels(case), f"case {case.id}")
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != content:
+            raise TrainingError(f"{out} holds a training with another {PLAN} than {start} has; give another folder")
+        _written(path, content)
+    elif not path.is_file():
         looked = None if tick is None else lambda i, n: tick(i, n, "looking at the cases")
         found = planning.fingerprint(chosen.train, chosen.names, progress=looked)
-        _plan(path, spec, found, chosen.names, patch=patch, spacing_mm=spacing_mm, patch_voxels=patch_voxels)
-    segmenter = assemble.segmenter(_fresh(spec, path, budget.seed))
+        planned(path, spec, found, chosen.names, patch=patch, spacing_mm=spacing_mm, patch_voxels=patch_voxels)
+    segmenter = assemble.segmenter(fresh(spec, path, budget.seed))
     assert isinstance(segmenter, Learned)
+    taken = 0 if begun is None else masked.take(segmenter.parts.net, begun.encoder(), begun.path)
     train, valid = _prepared(chosen, segmenter, out, tick)
-    said = _said(spec, chosen)
+    said = _said(spec, chosen, begun)
 
     def save(folder: Path, net: nn.Module, known: Mapping[str, Any]) -> list[Path]:
         if not (folder / PLAN).is_file():  # a probe's folder
@@ -171,10 +186,11 @@ def specialist(
         return _saved(folder, stored(net), WEIGHTS, spec, said, known, beside=(PLAN,))
 
     recipe = labelled.specialist(str(spec), segmenter.parts, train, valid, budget, save, _note(chosen))
-    return _learning(recipe, chosen, spec, segmenter.parts.net, budget)
+    made = _learning(recipe, chosen, spec, segmenter.parts.net, budget, origin=begun.sha if begun else "")
+    return replace(made, taken=taken, seen=begun.saw(chosen.dataset, chosen.split.test) if begun else ())
 
 
-def _plan(path: Path, spec: Spec, found: planning.Fingerprint, names: Sequence[str], **given: Any) -> None:
+def planned(path: Path, spec: Spec, found: planning.Fingerprint, names: Sequence[str], **given: Any) -> None:
     """Write plan.json, its patch divisible by what the net needs.
 
     Raises:
@@ -184,18 +200,19 @@ def _plan(path: Path, spec: Spec, found: planning.Fingerprint, names: Sequence[s
         content = planning.plan(found, names=names, multiple=multiple, **given)
         _written(path, content)
         try:
-            fresh = assemble.segmenter(_fresh(spec, path, 0))
+            new = assemble.segmenter(fresh(spec, path, 0))
         except SpecError:
             path.unlink()
             if multiple == MULTIPLES[-1]:
                 raise
         else:
-            assert isinstance(fresh, Learned)
-            _written(path, {**content, "net": dict(fresh.parts.net.origin)})
+            assert isinstance(new, Learned)
+            _written(path, {**content, "net": dict(new.parts.net.origin)})
             return
 
 
-def _fresh(spec: Spec, plan: Path, seed: int) -> Spec:
+def fresh(spec: Spec, plan: Path, seed: int) -> Spec:
+    """The spec of an untrained specialist, its weights drawn from a seed."""
     return Spec(spec.name, {**spec.args, "plan": str(plan), "untrained": seed})
 
 
@@ -209,20 +226,33 @@ def trainable(spec: Spec) -> None:
     member = catalog.member("models", spec.name)
     member.arguments(spec)
     if spec.plus or not {"plan", "untrained"} <= set(member.parameters):
-        fit = [name for name in catalog.names("models") if _planned(name)]
+        fit = [name for name in catalog.names("models") if _is_planned(name)]
         raise SpecError(
             f"{spec} is not trained from nothing on labelled cases; expected one of {', '.join(fit)}. To tune a "
             "generalist: segwise adapt MODEL+ADAPTER DATA -o DIR"
         )
 
 
-def _planned(name: str) -> bool:
+def _is_planned(name: str) -> bool:
     return {"plan", "untrained"} <= set(catalog.member("models", name).parameters)
 
 
 def _chosen(who: Who, out: Path) -> _Chosen:
     """Cases by part; the split is written into the folder, or must be the one that is there."""
     _, cases = inventory.find(who.data, who.layout)
+    split = drawn(who, cases)
+    train, valid = split.of(cases, "train"), split.of(cases, "valid")
+    names = _names(train, who.targets)
+    splits.noted(split, out)
+    return _Chosen(cases[0].dataset, names, split, train, valid)
+
+
+def drawn(who: Who, cases: Sequence[Case]) -> splits.Split:
+    """The subjects by part.
+
+    Raises:
+        TrainingError: as `splits`, or the split names somebody who is not there.
+    """
     if who.split is not None:
         split = splits.read(who.split)
     elif who.folds:
@@ -231,19 +261,7 @@ def _chosen(who: Who, out: Path) -> _Chosen:
         split = splits.split(cases, seed=who.seed, left_out=who.left_out, fraction=who.fraction)
     if strange := sorted({*split.train, *split.valid} - set(splits.subjects(cases))):
         raise TrainingError(f"the split names {', '.join(strange[:5])}, which {who.data} does not hold")
-    train, valid = split.of(cases, "train"), split.of(cases, "valid")
-    names = _names(train, who.targets)
-    there = out / splits.FILE
-    if there.is_file() and splits.read(there) != split:
-        raise TrainingError(
-            f"{out} holds a training on other subjects ({splits.FILE} there); give another folder, or the same split"
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        splits.write(split, out)
-    except OSError as error:
-        raise TrainingError(f"{out} cannot be written ({error.strerror}); give another folder") from error
-    return _Chosen(cases[0].dataset, names, split, train, valid)
+    return split
 
 
 def _names(cases: Sequence[Case], wanted: Sequence[str]) -> tuple[str, ...]:
@@ -288,8 +306,12 @@ def _prepared(
     return train, valid
 
 
-def _learning(recipe: Recipe, chosen: _Chosen, spec: Spec, net: nn.Module, budget: Budget) -> Learning:
-    key = repr((str(spec), chosen.dataset, chosen.names, chosen.split, replace(budget, validate_every=0)))
+def _learning(
+    recipe: Recipe, chosen: _Chosen, spec: Spec, net: nn.Module, budget: Budget, origin: str = ""
+) -> Learning:
+    """`origin`: SHA-256 of the encoder that it starts from."""
+    words = (str(spec), chosen.dataset, chosen.names, chosen.split, replace(budget, validate_every=0))
+    key = repr((*words, origin) if origin else words)
     version = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     counted = share(net)
     return Learning(
@@ -334,8 +356,9 @@ def forecast(learning: Learning, *, device: str = "cpu", budget_gb: float | None
     return probed(learning.recipe, device=device, budget_gb=budget_gb)
 
 
-def _said(spec: Spec, chosen: _Chosen) -> dict[str, Any]:
-    return {"dataset": chosen.dataset, "structures": list(chosen.names), "subjects": chosen.split.content}
+def _said(spec: Spec, chosen: _Chosen, begun: pretrained.Pretrained | None = None) -> dict[str, Any]:
+    said = {"dataset": chosen.dataset, "structures": list(chosen.names), "subjects": chosen.split.content}
+    return said | ({"pretrained": {"encoder": begun.sha, **begun.data}} if begun else {})
 
 
 def _note(chosen: _Chosen) -> str:

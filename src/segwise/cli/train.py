@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -73,6 +73,9 @@ def train(
     loss: Annotated[str, typer.Option(help="Of a specialist: dice-ce, dice-focal, dice or ce.")] = "dice-ce",
     patch: Annotated[str, typer.Option(help="Of a specialist: d,h,w voxels; default: planned.")] = "",
     spacing: Annotated[str, typer.Option(help="Of a specialist: d,h,w mm; default: planned.")] = "",
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="Of a specialist: folder of segwise pretrain; its encoder and plan.")
+    ] = None,
     precision: Precision = "auto",
     dry_run: DryRun = False,
     budget_gb: Budget = None,
@@ -86,19 +89,25 @@ def train(
     from segwise import api
 
     if data is not None:
-        who = _who(data, layout, targets, fraction, leave_out, fold, split, seed)
-        given = {"patch": _three(patch, int, "--patch"), "spacing_mm": _three(spacing, float, "--spacing")}
+        whom = who(data, layout, targets, fraction, leave_out, fold, split, seed)
+        given: dict[str, Any] = {
+            "patch": three(patch, int, "--patch"),
+            "spacing_mm": three(spacing, float, "--spacing"),
+        }
         with screen.progress() as tick:
             made = api.specialist(
                 name,
-                who,
+                whom,
                 out,
-                _budget(steps or 1000, rate or 1e-3, batch, seed, precision, loss=loss),
+                budget(steps or 1000, rate or 1e-3, batch, seed, precision, loss=loss),
+                start=from_,
                 tick=tick,
                 **given,
             )
         _learn(made, out, minutes, device, threads, dry_run=dry_run, budget_gb=budget_gb, json=json)
         return
+    if from_ is not None:
+        raise SpecError("--from is for a specialist; expected DATA too, as in segwise train unetr DATA --from DIR")
     with shown() as report:
         found = api.train(
             name,
@@ -114,7 +123,7 @@ def train(
     if json:
         screen.data(found)
     else:
-        _told(name, found, out)
+        told(name, found, out)
 
 
 def adapt(
@@ -146,9 +155,9 @@ def adapt(
     os.environ.setdefault("OMP_NUM_THREADS", str(threads or 1))
     from segwise import api
 
-    who = _who(data, layout, targets, fraction, leave_out, fold, split, seed)
+    whom = who(data, layout, targets, fraction, leave_out, fold, split, seed)
     with screen.progress() as tick:
-        made = api.adaptation(model, who, out, _budget(steps or 300, rate or 3e-4, batch, seed, precision), tick=tick)
+        made = api.adaptation(model, whom, out, budget(steps or 300, rate or 3e-4, batch, seed, precision), tick=tick)
     _learn(made, out, minutes, device, threads, dry_run=dry_run, budget_gb=budget_gb, json=json)
 
 
@@ -173,12 +182,10 @@ def _learn(
         f"{made.parameters:,} parameters are trained ({made.trained / made.parameters:.2%})",
         err=True,
     )
-    if dry_run:
-        told = api.learn_forecast(made, device=device, budget_gb=budget_gb)
-        if json:
-            screen.data(told)
-        else:
-            typer.echo(expected(told, budget_gb))
+    if made.taken:
+        saw = f"; it has seen scans of {', '.join(made.seen)}, who are kept for testing" if made.seen else ""
+        typer.echo(f"{made.taken} tensors of its encoder are pre-trained{saw}", err=True)
+    if forecast_only(made, device, budget_gb, dry_run=dry_run, json=json):
         return
     with shown() as report:
         found = api.learn(
@@ -187,8 +194,21 @@ def _learn(
     if json:
         screen.data(found)
     else:
-        _told(str(made.model), found, out)
+        told(str(made.model), found, out)
         typer.echo(f"use it like any model: segwise compare DATA -m {_folder(out)}")
+
+
+def forecast_only(made: Learning, device: str, budget_gb: float | None, *, dry_run: bool, json: bool) -> bool:
+    """With --dry-run say what the training will take; whether that was all."""
+    from segwise import api
+
+    if dry_run:
+        found = api.learn_forecast(made, device=device, budget_gb=budget_gb)
+        if json:
+            screen.data(found)
+        else:
+            typer.echo(expected(found, budget_gb))
+    return dry_run
 
 
 def expected(told: Forecast, budget_gb: float | None) -> str:
@@ -212,7 +232,7 @@ def _folder(out: Path) -> str:
     return str(out) if out.is_absolute() or str(out).startswith(".") else f"./{out}"
 
 
-def _who(
+def who(
     data: Path,
     layout: str | None,
     targets: str,
@@ -222,6 +242,11 @@ def _who(
     split: Path | None,
     seed: int,
 ) -> Who:
+    """Which cases, from the options.
+
+    Raises:
+        SpecError: a fold that is none, or two ways to say who is tested.
+    """
     from segwise.learn import Who
 
     k, n = 0, 0
@@ -249,7 +274,12 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _three(text: str, kind: type, option: str) -> list[int] | list[float] | None:
+def three(text: str, kind: type, option: str) -> list[int] | list[float] | None:
+    """Three numbers above 0 by commas; None for "".
+
+    Raises:
+        SpecError: not that; names the option.
+    """
     if not text:
         return None
     try:
@@ -261,7 +291,12 @@ def _three(text: str, kind: type, option: str) -> list[int] | list[float] | None
     return found
 
 
-def _budget(steps: int, rate: float, batch: int, seed: int, precision: str, *, loss: str = "dice-ce") -> LearnBudget:
+def budget(steps: int, rate: float, batch: int, seed: int, precision: str, *, loss: str = "dice-ce") -> LearnBudget:
+    """How long and how, from the options.
+
+    Raises:
+        SpecError: a precision or loss that is not known.
+    """
     from segwise.training.labelled import Budget as LearnBudget
 
     known: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -291,7 +326,8 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _told(name: str, found: Outcome, out: Path) -> None:
+def told(name: str, found: Outcome, out: Path) -> None:
+    """How a training, or a piece of it, ended, for a person."""
     scores = "".join(f", {key.removeprefix('valid_')} {value:.4g}" for key, value in found.measures.items())
     typer.echo(f"{name}: {found.step:,} steps in {_time(found.seconds)}{scores}")
     if not found.finished:

@@ -40,7 +40,7 @@ CARD = ModelCard(
     deviations=(
         "preprocessing and windows are nnU-Net's for all specialists, so that only the nets differ",
         "narrower by default (12 channels); the paper's is features=48",
-        "no self-supervised pre-training of the encoder",
+        "segwise pretrain teaches the encoder to say what is hidden; not the three tasks of arXiv 2111.14791",
     ),
     seconds_hint=180.0,
 )

@@ -7,10 +7,12 @@ Sources: Hatamizadeh et al., UNETR, arXiv 2103.10504; Hatamizadeh et al., Swin U
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from segwise.nets.planned import PlannedNet, fitting
+from segwise.nets.planned import Maskable, PlannedNet, fitting
 
 
 class Wrapped(PlannedNet):
@@ -32,6 +34,34 @@ class Wrapped(PlannedNet):
         return [self.net(image)]
 
 
+class WrappedUnetr(Wrapped):
+    """UNETR, whose vision transformer can be trained without labels."""
+
+    def maskable(self) -> Maskable:
+        """The transformer; a word is a cube of 16 voxels before its place is added."""
+        net: Any = self.net
+
+        def deep(image: Tensor) -> Tensor:
+            return torch.as_tensor(net.proj_feat(net.vit(image)[0]))
+
+        embedding, width = net.vit.patch_embedding.patch_embeddings, net.hidden_size
+        return Maskable(("net.vit.",), embedding, width, 16, 16, deep, width, 16)
+
+
+class WrappedSwin(Wrapped):
+    """Swin UNETR, whose transformer can be trained without labels."""
+
+    def maskable(self) -> Maskable:
+        """The transformer; a word is a cube of 2 voxels, so a hidden cube holds many of them."""
+        net: Any = self.net
+
+        def deep(image: Tensor) -> Tensor:
+            return torch.as_tensor(net.swinViT(image, net.normalize)[-1])
+
+        size = net.swinViT.embed_dim
+        return Maskable(("net.swinViT.",), net.swinViT.patch_embed, size, 2, 16, deep, 16 * size, 32)
+
+
 def unetr(
     *, channels: int, classes: int, patch: Sequence[int], features: int, width: int, mlp: int, heads: int
 ) -> Wrapped:
@@ -50,7 +80,7 @@ def unetr(
     )
     for name in [name for name, _ in net.named_modules() if name.endswith(".norm_cross_attn")]:
         net.set_submodule(name, nn.Identity())  # MONAI makes it for decoders and never calls it here
-    return Wrapped(net, multiple=16, patch=patch)
+    return WrappedUnetr(net, multiple=16, patch=patch)
 
 
 def swin_unetr(*, channels: int, classes: int, features: int, depths: Sequence[int], heads: Sequence[int]) -> Wrapped:
@@ -64,7 +94,7 @@ def swin_unetr(*, channels: int, classes: int, features: int, depths: Sequence[i
         depths=tuple(depths),
         num_heads=tuple(heads),
     )
-    return Wrapped(net, multiple=32)
+    return WrappedSwin(net, multiple=32)
 
 
 def segresnet(*, channels: int, classes: int, features: int, down: Sequence[int], up: Sequence[int]) -> Wrapped:

@@ -7,7 +7,8 @@ name, `spread` gives it back to all.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,32 @@ from torch import Tensor, nn
 
 from segwise.errors import SpecError
 from segwise.nets.contract import ClosedNet
+
+
+@dataclass(frozen=True)
+class Maskable:
+    """How a net's encoder sees an image of which parts are hidden.
+
+    Attributes:
+        prefixes: of the encoder's tensors among the net's.
+        words: module that answers [B, size, d, h, w], a word for each cube of `stride` voxels that knows nothing of the
+            others; what is hidden is replaced there. None where the net begins with convolutions that overlap: voxels
+            are replaced then.
+        size: channels of what is replaced: of the words, or of the image.
+        stride: sides of a word in voxels; 1 for voxels.
+        unit: sides of a hidden cube where nothing else is said, a multiple of stride.
+        deep: [B, C, D, H, W] -> the encoder's last features [B, width, D / coarse, …].
+        width, coarse: see there.
+    """
+
+    prefixes: tuple[str, ...]
+    words: nn.Module | None
+    size: int
+    stride: int
+    unit: int
+    deep: Callable[[Tensor], Tensor]
+    width: int
+    coarse: int
 
 
 class PlannedNet(ClosedNet):
@@ -46,6 +73,10 @@ class PlannedNet(ClosedNet):
     @abstractmethod
     def answers(self, image: Tensor) -> list[Tensor]:
         """As `forward`, for sides that divide."""
+
+    def maskable(self) -> Maskable | None:
+        """How its encoder can be trained without labels; None if it cannot."""
+        return None
 
 
 def fitting(sides: Sequence[int], multiple: int) -> None:

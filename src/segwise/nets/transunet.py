@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segwise.errors import SpecError
-from segwise.nets.planned import PlannedNet, fitting
+from segwise.nets.planned import Maskable, PlannedNet, fitting
 from segwise.nets.unet import UNet
 
 
@@ -64,9 +64,22 @@ class TransUNet(PlannedNet):
     def answers(self, image: Tensor) -> list[Tensor]:
         """[B, C, D, H, W] -> logits, the finest first."""
         features = self.unet.encode(image)
-        deep = self.words(features[-1])
+        return self.unet.decode([*features[:-1], self.back(self._mixed(features[-1]))])
+
+    def maskable(self) -> Maskable:
+        """U-Net encoder and transformer; its convolutions overlap, so voxels are hidden."""
+
+        def deep(image: Tensor) -> Tensor:
+            return self._mixed(self.unet.encode(image)[-1])
+
+        prefixes = ("unet.down.", "words.", "places", "layers.", "norm.")
+        channels, width = self.unet.channels, self.words.out_channels
+        return Maskable(prefixes, None, channels, 1, self.multiple, deep, width, self.multiple)
+
+    def _mixed(self, coarsest: Tensor) -> Tensor:
+        """[B, features, d, h, w] -> [B, width, d, h, w]: every word knows of every other."""
+        deep = self.words(coarsest)
         words = deep.flatten(2).transpose(1, 2) + self.places  # [B, N, width]
         for layer in self.layers:
             words = layer(words)
-        deep = self.norm(words).transpose(1, 2).reshape(deep.shape)
-        return self.unet.decode([*features[:-1], self.back(deep)])
+        return torch.as_tensor(self.norm(words).transpose(1, 2).reshape(deep.shape))

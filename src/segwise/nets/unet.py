@@ -64,7 +64,7 @@ class UNet(PlannedNet):
         deep: bool = True,
     ) -> None:
         super().__init__()
-        self.multiple, self.skips, self.deep = 2 ** (len(features) - 1), skips, deep
+        self.channels, self.multiple, self.skips, self.deep = channels, 2 ** (len(features) - 1), skips, deep
         widths = (channels, *features)
         self.down = nn.ModuleList(
             Stage(a, b, stride=2 if i else 1, residual=residual)

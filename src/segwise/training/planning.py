@@ -19,6 +19,7 @@ from segwise.errors import TrainingError
 from segwise.geometry import Array, Grid, Volume, bounds
 
 VOXELS = 10_000  # of a case's foreground that are looked at
+AIR_HU = -500.0  # below it CT shows air; where nothing is labelled the rest is looked at
 ANISOTROPIC = 3.0  # how much coarser than the others an axis is before it has a rule of its own
 LEAST = 32  # voxels of a patch along an axis where the volume allows it
 MASKED = 0.75  # where less than that is left when what is 0 is cut away, only what is not 0 is normalised
@@ -82,27 +83,32 @@ def fingerprint(
         raise TrainingError("no cases came, expected at least one with a reference; give a data set with labels")
     if not names or len(set(names)) < len(names):
         raise TrainingError(f"structures to learn: {', '.join(names) or 'none'}; expected one or more, each once")
-    seen: list[Seen] = []
-    samples: list[Array] = []
-    for i, case in enumerate(cases):
-        found, values = _looked_at(case, names, np.random.default_rng([seed, i]))
-        if seen and found.channels != seen[0].channels:
-            raise TrainingError(
-                f"case {found.id} has the channels {_listed(found.channels)}, case {seen[0].id} has "
-                f"{_listed(seen[0].channels)}; expected the same in all: leave one kind out"
-            )
-        seen.append(found)
-        samples.append(values)
-        if progress is not None:
-            progress(i + 1, len(cases))
-    lacking = [name for name in names if not any(case.voxels.get(name) for case in seen)]
+    found = _gathered(cases, names, progress, seed)
+    lacking = [name for name in names if not any(case.voxels.get(name) for case in found.cases)]
     if lacking:
         there = sorted({s.name for case in cases for s in (*case.structures, *case.derived)})
         raise TrainingError(
             f"no case has a voxel of {', '.join(lacking)}; the {len(cases)} cases have labels of "
             f"{', '.join(there) or 'nothing'}: leave it out, or give cases that have it"
         )
-    return Fingerprint(cases=tuple(seen), intensity=tuple(_statistics(v) for v in np.concatenate(samples, axis=1)))
+    return found
+
+
+def unlabelled(
+    cases: Sequence[Case], progress: Callable[[int, int], None] | None = None, *, seed: int = 0
+) -> Fingerprint:
+    """What cases are like of which no reference is used: intensities are those of what is not air.
+
+    Args:
+        cases, progress, seed: as `fingerprint`. Of CT what is above AIR_HU is looked at, of others what is not 0 and
+            brighter than the mean of that; everything where nothing is.
+
+    Raises:
+        TrainingError: no cases, one that cannot be read, or channels that differ between cases.
+    """
+    if not cases:
+        raise TrainingError("no cases came, expected at least one; give a folder of scans")
+    return _gathered(cases, (), progress, seed)
 
 
 def plan(
@@ -162,6 +168,31 @@ def plan(
     return {"plans": plans, "dataset": dataset}
 
 
+def channels(case: Case) -> tuple[str, ...]:
+    """The modality of each channel of a case; reads it."""
+    return _channels(case, case.volume())
+
+
+def _gathered(
+    cases: Sequence[Case], names: Sequence[str], progress: Callable[[int, int], None] | None, seed: int
+) -> Fingerprint:
+    seen: list[Seen] = []
+    samples: list[Array] = []
+    for i, case in enumerate(cases):
+        found, values = _looked_at(case, names, np.random.default_rng([seed, i]))
+        if seen and found.channels != seen[0].channels:
+            raise TrainingError(
+                f"case {found.id} has the channels {_listed(found.channels)}, case {seen[0].id} has "
+                f"{_listed(seen[0].channels)}; expected the same in all: leave one kind out"
+            )
+        seen.append(found)
+        samples.append(values)
+        if progress is not None:
+            progress(i + 1, len(cases))
+    values = np.concatenate(samples, axis=1)
+    return Fingerprint(cases=tuple(seen), intensity=tuple(_statistics(v) if len(v) else {} for v in values))
+
+
 def _looked_at(case: Case, names: Sequence[str], rng: np.random.Generator) -> tuple[Seen, Array]:
     """What a case is like, and its channels at some voxels of its foreground: float64 [C, N]."""
     volume = case.volume()
@@ -178,10 +209,22 @@ def _looked_at(case: Case, names: Sequence[str], rng: np.random.Generator) -> tu
         kept=math.prod(box.shape) / math.prod(volume.grid.shape),
         voxels={name: int(mask.sum()) for name, mask in zip(here, masks, strict=True)},
     )
-    places = np.flatnonzero(np.any(masks, axis=0)) if masks else np.zeros(0, dtype=np.int64)
+    places = np.flatnonzero(np.any(masks, axis=0) if masks else np.zeros(volume.grid.shape, dtype=bool))
+    if not names:
+        places = np.flatnonzero(np.any([_body(a, c) for a, c in zip(array, seen.channels, strict=True)], axis=0))
     if len(places) > VOXELS:
         places = rng.choice(places, VOXELS, replace=False)
     return seen, array.reshape(len(array), -1)[:, places].astype(np.float64)
+
+
+def _body(values: Array, channel: str) -> Array:
+    """bool [D, H, W]: what is not air or background; everything where that is nothing."""
+    if channel == "CT":
+        found = values > AIR_HU
+    else:
+        there = values != 0
+        found = there & (values > (values[there].mean() if there.any() else 0))
+    return found if found.any() else np.ones_like(found)
 
 
 def _standing(grid: Grid) -> Grid:

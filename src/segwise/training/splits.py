@@ -123,6 +123,24 @@ def write(split: Split, folder: Path) -> Path:
     return path
 
 
+def noted(split: Split, out: Path) -> None:
+    """Write the split into the folder of a training.
+
+    Raises:
+        TrainingError: another one is there, or the folder cannot be written.
+    """
+    there = out / FILE
+    if there.is_file() and read(there) != split:
+        raise TrainingError(
+            f"{out} holds a training on other subjects ({FILE} there); give another folder, or the same split"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write(split, out)
+    except OSError as error:
+        raise TrainingError(f"{out} cannot be written ({error.strerror}); give another folder") from error
+
+
 def read(path: Path) -> Split:
     """A split that was written, or that a user wrote.
 

@@ -39,7 +39,7 @@ class ModelFolder:
         spec: what it holds the trained tensors of, without them.
         files: name in the folder -> SHA-256.
         title: how people call it, "" as the base.
-        data: "dataset", and "subjects" with "train" and "val".
+        data: "dataset", and "subjects" with "train" and "val"; "pretrained" with the same of an encoder's training.
         trained: how: steps, seconds, seeds, versions, the command.
     """
 
@@ -54,6 +54,21 @@ class ModelFolder:
     def dataset(self) -> str:
         """Name of the data set it was trained on, "" if it does not say."""
         return str(self.data.get("dataset") or "")
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of all data sets that it has seen, with labels or without."""
+        own = str(_mapping(self.data.get("pretrained")).get("dataset") or "")
+        return tuple(dict.fromkeys(filter(None, (self.dataset, own))))
+
+    @property
+    def pretrained(self) -> str:
+        """On whose scans its encoder was trained without labels, in words; "" if on nobody's."""
+        said = _mapping(self.data.get("pretrained"))
+        people = _mapping(said.get("subjects")).get("train")
+        who = tuple(map(str, people)) if isinstance(people, list | tuple) else ()
+        n = f"{len(who)} subject{'s' if len(who) != 1 else ''}"
+        return f"{said.get('dataset') or 'data that it does not name'}: {n} ({', '.join(who)})" if said else ""
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -105,14 +120,14 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             if content is not None:
-                _whole(folder / name, content if isinstance(content, bytes) else _packed(content))
+                whole(folder / name, content if isinstance(content, bytes) else packed(content))
         lost = [name for name in files if not (folder / name).is_file()]
         if lost:
             raise WeightsError(f"{folder / lost[0]} should lie there before {CARD_FILE} names it")
         shas = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
         said = {"segwise_model": FORMAT, "spec": spec, "files": shas, "title": title}
         said |= {"data": dict(data or {}), "trained": dict(trained or {})}
-        _whole(folder / CARD_FILE, json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False).encode())
+        whole(folder / CARD_FILE, json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False).encode())
     except OSError as error:
         raise WeightsError(f"{folder} cannot be written ({error.strerror or error}); give another folder") from error
     return read(folder)
@@ -228,13 +243,14 @@ def _mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, dict) else {}
 
 
-def _packed(content: Mapping[str, Any]) -> bytes:
+def packed(content: Mapping[str, Any]) -> bytes:
+    """Tensors by name as the bytes of a safetensors file."""
     from safetensors.torch import save
 
     return bytes(save({name: value.detach().cpu().contiguous() for name, value in content.items()}))
 
 
-def _whole(path: Path, data: bytes) -> None:
+def whole(path: Path, data: bytes) -> None:
     """A file that appears whole or not at all."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
