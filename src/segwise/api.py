@@ -37,6 +37,7 @@ from segwise.store import FeatureStore
 
 if TYPE_CHECKING:
     from segwise.learn import Learning, Who
+    from segwise.nnunet_package import Budget as PackageBudget
     from segwise.training.forecast import Forecast
     from segwise.training.labelled import Budget
     from segwise.training.loop import Outcome, Progress
@@ -50,6 +51,7 @@ __all__ = [
     "cases",
     "compare_plan",
     "demo",
+    "elsewhere",
     "export",
     "inspect",
     "learn",
@@ -63,6 +65,7 @@ __all__ = [
     "segment",
     "specialist",
     "train",
+    "train_elsewhere",
     "would_read",
 ]
 FORMATS = ("csv", "parquet", "jsonl")
@@ -308,6 +311,18 @@ def specialist(
     from segwise import learn as room
 
     return room.specialist(model, who, Path(out), budget, tick=tick, **planned)
+
+
+def elsewhere(model: str) -> bool:
+    """Whether a specialist is trained by its own package (`train_elsewhere`), not by Segwise's loop."""
+    return model.strip() == "nnunet"
+
+
+def train_elsewhere(who: Who, out: Path | str, budget: PackageBudget, **how: Any) -> Outcome:
+    """Train nnU-Net by its own package; see `segwise.nnunet_package.train`. The folder is a model: `-m ./FOLDER`."""
+    from segwise import nnunet_package
+
+    return nnunet_package.train(who, Path(out), budget, **how)
 
 
 def learn(learning: Learning, out: Path | str, **how: Any) -> Outcome:

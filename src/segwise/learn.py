@@ -85,7 +85,9 @@ class Learning:
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class Chosen:
+    """The cases of a training, by part; who they are is in the folder's split.json."""
+
     dataset: str
     names: tuple[str, ...]
     split: splits.Split
@@ -112,7 +114,7 @@ def adaptation(model: str, who: Who, out: Path, budget: Budget, *, tick: Tick | 
             f"{spec}: expected a model with an adapter at its end, such as {spec.base}+lora(rank=4); there are "
             f"{', '.join(catalog.names('adapters'))}"
         )
-    chosen = _chosen(who, out)
+    chosen = cases_of(who, out)
     built = assemble.build(spec)
     segmenter = built.segmenter
     if not isinstance(segmenter, Learned):
@@ -154,7 +156,7 @@ def specialist(
     """
     spec = parse(model)
     trainable(spec)
-    chosen = _chosen(who, out)
+    chosen = cases_of(who, out)
     path = out / PLAN
     if not path.is_file():
         looked = None if tick is None else lambda i, n: tick(i, n, "looking at the cases")
@@ -220,8 +222,12 @@ def _planned(name: str) -> bool:
     return {"plan", "untrained"} <= set(catalog.member("models", name).parameters)
 
 
-def _chosen(who: Who, out: Path) -> _Chosen:
-    """Cases by part; the split is written into the folder, or must be the one that is there."""
+def cases_of(who: Who, out: Path) -> Chosen:
+    """Cases by part; the split is written into the folder, or must be the one that is there.
+
+    Raises:
+        DatasetError: nothing can be read. TrainingError: nobody to train on, no such structure, or another split there.
+    """
     _, cases = inventory.find(who.data, who.layout)
     if who.split is not None:
         split = splits.read(who.split)
@@ -243,7 +249,7 @@ def _chosen(who: Who, out: Path) -> _Chosen:
         splits.write(split, out)
     except OSError as error:
         raise TrainingError(f"{out} cannot be written ({error.strerror}); give another folder") from error
-    return _Chosen(cases[0].dataset, names, split, train, valid)
+    return Chosen(cases[0].dataset, names, split, train, valid)
 
 
 def _names(cases: Sequence[Case], wanted: Sequence[str]) -> tuple[str, ...]:
@@ -275,7 +281,7 @@ def _names(cases: Sequence[Case], wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def _prepared(
-    chosen: _Chosen, model: Learned, out: Path, tick: Tick | None
+    chosen: Chosen, model: Learned, out: Path, tick: Tick | None
 ) -> tuple[list[prepared.Prepared], list[prepared.Prepared]]:
     frame, into = model.parts.frame, out / "prepared"
     train = prepared.prepare(chosen.train, frame, chosen.names, into, tick=tick)
@@ -288,7 +294,7 @@ def _prepared(
     return train, valid
 
 
-def _learning(recipe: Recipe, chosen: _Chosen, spec: Spec, net: nn.Module, budget: Budget) -> Learning:
+def _learning(recipe: Recipe, chosen: Chosen, spec: Spec, net: nn.Module, budget: Budget) -> Learning:
     key = repr((str(spec), chosen.dataset, chosen.names, chosen.split, replace(budget, validate_every=0)))
     version = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     counted = share(net)
@@ -333,11 +339,11 @@ def forecast(learning: Learning, *, device: str = "cpu", budget_gb: float | None
     return probed(learning.recipe, device=device, budget_gb=budget_gb)
 
 
-def _said(spec: Spec, chosen: _Chosen) -> dict[str, Any]:
+def _said(spec: Spec, chosen: Chosen) -> dict[str, Any]:
     return {"dataset": chosen.dataset, "structures": list(chosen.names), "subjects": chosen.split.content}
 
 
-def _note(chosen: _Chosen) -> str:
+def _note(chosen: Chosen) -> str:
     n = len(chosen.split.train)
     return f"trained on {n} subject{'s' * (n != 1)} of {chosen.dataset}"
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -74,6 +74,10 @@ def train(
     patch: Annotated[str, typer.Option(help="Of a specialist: d,h,w voxels; default: planned.")] = "",
     spacing: Annotated[str, typer.Option(help="Of a specialist: d,h,w mm; default: planned.")] = "",
     precision: Precision = "auto",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of nnunet: what --steps are cut into.")] = None,
+    nnunet_env: Annotated[
+        Path | None, typer.Option(help="Of nnunet: the environment with nnunetv2; default: SEGWISE_NNUNET_ENV.")
+    ] = None,
     dry_run: DryRun = False,
     budget_gb: Budget = None,
     json: Json = False,
@@ -87,6 +91,12 @@ def train(
 
     if data is not None:
         who = _who(data, layout, targets, fraction, leave_out, fold, split, seed)
+        if api.elsewhere(name):
+            planned = {"--patch": patch, "--spacing": spacing, "--dry-run": dry_run, "--budget-gb": budget_gb}
+            planned |= {"--batch": batch != 2, "--loss": loss != "dice-ce", "--precision": precision != "auto"}
+            how = {"minutes": minutes, "device": device, "threads": threads, "env": nnunet_env}
+            _elsewhere(name, who, out, planned, how, steps=steps, epochs=epochs, rate=rate, seed=seed, json=json)
+            return
         given = {"patch": _three(patch, int, "--patch"), "spacing_mm": _three(spacing, float, "--spacing")}
         with screen.progress() as tick:
             made = api.specialist(
@@ -115,6 +125,38 @@ def train(
         screen.data(found)
     else:
         _told(name, found, out)
+
+
+def _elsewhere(
+    name: str,
+    who: Who,
+    out: Path,
+    planned: Mapping[str, object],
+    how: Mapping[str, object],
+    *,
+    json: bool,
+    **budget: Any,
+) -> None:
+    """A specialist that its own package trains."""
+    from segwise import api
+    from segwise.nnunet_package import Budget as PackageBudget
+
+    if given := [option for option, value in planned.items() if value]:
+        raise SpecError(f"{name} plans these itself: leave out {', '.join(given)}; --steps and --epochs say how long")
+    said = {key: value for key, value in budget.items() if value is not None}
+    with screen.progress() as tick:
+
+        def report(step: int, steps: int, left_s: float, measures: Mapping[str, float]) -> None:
+            tick(step, steps, words(step, steps, 0.0, measures))
+
+        found = api.train_elsewhere(
+            who, out, PackageBudget(**said), **how, command=sys.argv[1:], tick=tick, progress=report
+        )
+    if json:
+        screen.data(found)
+    else:
+        _told(name, found, out)
+        typer.echo(f"use it like any model: segwise compare DATA -m {_folder(out)}")
 
 
 def adapt(
