@@ -97,6 +97,8 @@ def train(
             how = {"minutes": minutes, "device": device, "threads": threads, "env": nnunet_env}
             _elsewhere(name, who, out, planned, how, steps=steps, epochs=epochs, rate=rate, seed=seed, json=json)
             return
+        if epochs is not None or nnunet_env is not None:
+            raise SpecError(f"--epochs and --nnunet-env are of nnunet; {name} is trained for --steps here")
         given = {"patch": _three(patch, int, "--patch"), "spacing_mm": _three(spacing, float, "--spacing")}
         with screen.progress() as tick:
             made = api.specialist(
