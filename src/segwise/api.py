@@ -33,9 +33,11 @@ from segwise.evaluate.compare import plan_of as compare_plan
 from segwise.geometry import Volume
 from segwise.records.run import Run
 from segwise.session import Session
+from segwise.spec import parse
 from segwise.store import FeatureStore
 
 if TYPE_CHECKING:
+    from segwise.in_context import Written as SupportSet
     from segwise.learn import Learning, Who
     from segwise.nnunet_package import Budget as PackageBudget
     from segwise.training.forecast import Forecast
@@ -53,6 +55,7 @@ __all__ = [
     "demo",
     "elsewhere",
     "export",
+    "in_context",
     "inspect",
     "learn",
     "learn_forecast",
@@ -64,6 +67,7 @@ __all__ = [
     "score",
     "segment",
     "specialist",
+    "support_set",
     "train",
     "train_elsewhere",
     "would_read",
@@ -323,6 +327,18 @@ def train_elsewhere(who: Who, out: Path | str, budget: PackageBudget, **how: Any
     from segwise import nnunet_package
 
     return nnunet_package.train(who, Path(out), budget, **how)
+
+
+def in_context(model: str) -> bool:
+    """Whether a model is adapted by a support set (`support_set`), without any training."""
+    return parse(model).name == "universeg"
+
+
+def support_set(model: str, who: Who, out: Path | str, **how: Any) -> SupportSet:
+    """Write the support set of universeg from labelled cases; see `segwise.in_context.adapt`."""
+    from segwise import in_context as room
+
+    return room.adapt(model, who, Path(out), **how)
 
 
 def learn(learning: Learning, out: Path | str, **how: Any) -> Outcome:

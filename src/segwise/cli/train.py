@@ -179,21 +179,46 @@ def adapt(
     rate: Rate = None,
     batch: Batch = 2,
     precision: Precision = "fp32",
+    support: Annotated[
+        int | None, typer.Option(min=1, help="Of universeg: slices of its support set; default 16.")
+    ] = None,
+    choose: Annotated[str, typer.Option(help="Of universeg: which slices, random or like (the query).")] = "",
     dry_run: DryRun = False,
     budget_gb: Budget = None,
     json: Json = False,
 ) -> None:
     """Tune a promptable model on labelled cases: only the adapter is trained and saved.
 
-    Repeat the command to go on where it stopped.
+    Repeat the command to go on where it stopped. universeg is not trained: labelled slices become its support set.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(threads or 1))
     from segwise import api
 
     who = _who(data, layout, targets, fraction, leave_out, fold, split, seed)
+    if api.in_context(model):
+        _support(model, who, out, {"support": support, "choose": choose or None}, json=json)
+        return
+    if support is not None or choose:
+        raise SpecError(f"--support and --choose are of universeg; {model} is trained for --steps")
     with screen.progress() as tick:
         made = api.adaptation(model, who, out, _budget(steps or 300, rate or 3e-4, batch, seed, precision), tick=tick)
     _learn(made, out, minutes, device, threads, dry_run=dry_run, budget_gb=budget_gb, json=json)
+
+
+def _support(model: str, who: Who, out: Path, said: Mapping[str, Any], *, json: bool) -> None:
+    """A support set is written, nothing is trained."""
+    from segwise import api
+
+    given = {key: value for key, value in said.items() if value is not None}
+    with screen.progress() as tick:
+        found = api.support_set(model, who, out, **given, command=sys.argv[1:], tick=tick)
+    if json:
+        screen.data(found)
+        return
+    typer.echo(f"{model}: {found.pool} slices each of {', '.join(found.names)}, from {found.subjects} subjects")
+    for path in found.files:
+        screen.done("Support set", path)
+    typer.echo(f"use it like any model: segwise compare DATA -m {_folder(out)}")
 
 
 def _learn(

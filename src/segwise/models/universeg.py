@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from segwise import anatomy, weights
 from segwise.card import ModelCard
-from segwise.errors import SpecError, WeightsError
+from segwise.errors import NoSuchStructure, SpecError, WeightsError
 from segwise.geometry import Array, Grid, Volume, regrid
 from segwise.lifts.grey import GreyFrame
 from segwise.lifts.worded import Worded, WordFrame
@@ -102,19 +102,17 @@ class SupportFrame(GreyFrame, WordFrame):
         return np.asarray(found, dtype=np.float32)
 
     def asked(self, words: str, *, modality: str) -> Marks:
-        """One query of the structure, or one of each side.
+        """One query of the structure.
 
         Raises:
-            NoSuchStructure: the support set shows none of that name.
+            NoSuchStructure: the support set shows none of that name, or each side by itself.
         """
-        places = [self.names.index(name) for name in anatomy.among(words, self.names)][:1]
-        each = torch.ones(len(places), dtype=torch.int64)
-        tokens = {
-            "class": torch.tensor(places, dtype=torch.int64),
-            "support": each * self.support,
-            "like": each * int(self.choose == "like"),
-        }
-        return Marks(torch.zeros(len(places), dtype=torch.int64), tokens=tokens)
+        found = anatomy.among(words, self.names)
+        if len(found) > 1:
+            raise NoSuchStructure(f'"{words}": the support set shows {" and ".join(found)}; ask for one of them')
+        said = {"class": self.names.index(found[0]), "support": self.support, "like": int(self.choose == "like")}
+        tokens = {key: torch.tensor([value], dtype=torch.int64) for key, value in said.items()}
+        return Marks(torch.zeros(1, dtype=torch.int64), tokens=tokens)
 
     def presence(self, prepared: Volume, window: Grid, logits: Array, words: str) -> float:
         """The greatest probability on a slice."""
@@ -127,7 +125,9 @@ class SupportFrame(GreyFrame, WordFrame):
         return full[:, :, None].numpy()
 
 
-def load(*, checkpoint: str | None = None, support: int | None = None, choose: Literal["", "random", "like"] = "") -> Worded:
+def load(
+    *, checkpoint: str | None = None, support: int | None = None, choose: Literal["", "random", "like"] = ""
+) -> Worded:
     """UniverSeg with its support set.
 
     Args:
@@ -154,7 +154,9 @@ def load(*, checkpoint: str | None = None, support: int | None = None, choose: L
         choose=choose or str(file.config.get("choose", CHOICES[0])),
     )
     if frame.support < 1 or frame.choose not in CHOICES:
-        raise SpecError(f"universeg: support={frame.support}, choose={frame.choose}; expected 1 or more, random or like")
+        raise SpecError(
+            f"universeg: support={frame.support}, choose={frame.choose}; expected 1 or more, random or like"
+        )
     net = net_of(file, tensors)
     if len(net.images) != len(frame.names):
         raise WeightsError(f"{file.path} holds {len(net.images)} structures, its config.json names {len(frame.names)}")
@@ -189,7 +191,7 @@ def net_of(file: Checkpoint, tensors: Mapping[str, Any]) -> UniverSegNet:
         raise WeightsError(f"{name} holds a support set of {tuple(images.shape)}, expected (K, M, {size}, {size})")
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     net = UniverSegNet(widths_of(shapes, name=name), size=size, structures=images.shape[0], pool=images.shape[1])
-    weights.fill(net, {"images": net.images, "masks": net.masks, **tensors}, what=CARD.title)
+    weights.fill(net, tensors, what=CARD.title)
     return net
 
 

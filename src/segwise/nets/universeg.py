@@ -8,15 +8,14 @@ support slice; that is the same up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segwise.errors import SpecError, WeightsError
-from segwise.nets.contract import Decoded, Marks, PromptNet
-from segwise.segmenter import Tree
+from segwise.nets.contract import Decoded, Marks, PromptNet, Tree
 
 THUMB, BINS = 32, 32  # of what slices are compared by: side of a thumbnail, grey levels of a histogram
 RELEASED = (64, 64, 64, 64)
@@ -99,10 +98,14 @@ class UniverSegNet(PromptNet):
     images: Tensor
     masks: Tensor
 
-    def __init__(self, widths: Sequence[int] = RELEASED, *, size: int = 128, structures: int = 0, pool: int = 0) -> None:
+    def __init__(
+        self, widths: Sequence[int] = RELEASED, *, size: int = 128, structures: int = 0, pool: int = 0
+    ) -> None:
         super().__init__()
         if size % 2 ** (len(widths) - 1) or len(widths) < 2:
-            raise SpecError(f"size is {size} with {len(widths)} levels; expected sides that halve {len(widths) - 1} times")
+            raise SpecError(
+                f"size is {size} with {len(widths)} levels; expected sides that halve {len(widths) - 1} times"
+            )
         down = zip([(1, 2), *((w, w) for w in widths)], widths, strict=False)
         self.enc_blocks = nn.ModuleList(CrossBlock(q, s, out) for (q, s), out in down)
         below, up = widths[-1], []
@@ -112,7 +115,8 @@ class UniverSegNet(PromptNet):
         self.dec_blocks = nn.ModuleList(up)
         self.out_conv = Conv(below, 1, kernel=1, bends=False)
         for name in ("images", "masks"):
-            self.register_buffer(name, torch.zeros(structures, pool, size, size, dtype=torch.uint8))
+            none = torch.zeros(structures, pool, size, size, dtype=torch.uint8)
+            self.register_buffer(name, none, persistent=structures > 0)  # without a set: the released keys
 
     def forward(self, query: Tensor, images: Tensor, masks: Tensor) -> Tensor:
         """Logits [B, 1, S, S] of queries [B, 1, S, S] in 0..1; images and masks [B, N, 1, S, S], N support slices."""
@@ -139,7 +143,9 @@ class UniverSegNet(PromptNet):
     def decode(self, features: Tree, marks: Marks) -> Decoded:
         """Logits [Q, 1, 1, S, S]. `marks.tokens`: int64 [Q] "class", "support" (how many) and "like" (0 or 1)."""
         answers = []
-        for i, (k, n, like) in enumerate(zip(*(marks.tokens[t].tolist() for t in ("class", "support", "like")), strict=True)):
+        for i, (k, n, like) in enumerate(
+            zip(*(marks.tokens[t].tolist() for t in ("class", "support", "like")), strict=True)
+        ):
             query = features["image"][marks.image[i]][None]  # [1, 1, S, S]
             chosen = self.chosen(query, k, n, like=bool(like))
             images, masks = (x[k, chosen][None, :, None].to(query.dtype) for x in (self.images, self.masks))
@@ -182,8 +188,8 @@ def widths_of(shapes: Mapping[str, Sequence[int]], *, name: str) -> tuple[int, .
     return tuple(found)
 
 
-def _each(change: object, support: Tensor) -> Tensor:
-    return torch.unflatten(change(support.flatten(0, 1)), 0, support.shape[:2])  # type: ignore[operator]
+def _each(change: Callable[[Tensor], Tensor], support: Tensor) -> Tensor:
+    return torch.unflatten(change(support.flatten(0, 1)), 0, support.shape[:2])
 
 
 def _doubled(x: Tensor) -> Tensor:
