@@ -172,7 +172,7 @@ def test_a_few_steps_of_the_recipe_run(monkeypatch):
     first, again = stream.batch(5), stream.batch(5)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert first.query.shape == (2, 1, 64, 64) and first.images.shape == first.masks.shape
-    assert 0 <= first.query.min() and first.query.max() <= 1 and first.masks.max() > 0.9
+    assert first.query.min() >= 0 and first.query.max() <= 1 and first.masks.max() > 0.9
     optimizer = torch.optim.Adam(made.objective.net.parameters(), 1e-2)
     losses = []
     for _ in range(6):

@@ -32,6 +32,7 @@ WIDTHS, SIZE = (32, 32, 32, 32), 64
 STEPS = 8000
 TASKS, SUPPORT = 4, (4, 9)  # a batch; fewest support slices, and one more than most
 AT_HAND, BATCHES = 6, 12  # scenes that a batch draws from; batches until the oldest gives way
+KINDS = 12  # structures of a scene
 PERSONS = 0.3  # share of the scenes that are two persons' region
 LEAST = 25  # pixels of a structure on its slice, of side SIZE
 EMPTY = 0.2  # share of the slices that do not show the structure
@@ -95,6 +96,7 @@ def _scene(seed: int, number: int, persons: float) -> _Scene:
         dict(one.targets) if len(worlds) > 1 else dict(enumerate(ids for _, ids in one.targets)) for one in worlds
     ]
     kinds = sorted(set.intersection(*(set(table) for table in tables)), key=str)
+    kinds = [kinds[i] for i in sorted(rng.permutation(len(kinds))[:KINDS].tolist())]  # each costs as much as its image
     turn, style = rng.permutation(3), str(rng.choice(STYLES))
     draws = int(rng.integers(2**31))
     shots, softs = [], []
@@ -162,7 +164,7 @@ def _way(rng: np.random.Generator) -> _Way:
 
 
 def _moved(image: Array, soft: Array, way: _Way, rng: np.random.Generator, size: int) -> tuple[Array, Array]:
-    """A slice and its mask in 0..1 at the size of the net: as its task is seen, and a little shifted, turned, zoomed."""
+    """A slice and its mask in 0..1 at the size of the net: as its task is seen, a little shifted, turned, zoomed."""
     h, w = image.shape
     zoom = way.zoom * float(np.exp(rng.normal(0, 0.06))) * size / max(h, w)
     matrix = cv2.getRotationMatrix2D((w / 2, h / 2), float(rng.normal(0, 7)), zoom)
