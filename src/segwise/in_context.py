@@ -81,9 +81,11 @@ def adapt(
         raise SpecError(f"support {support}, choose {choose}: expected 1 slice or more, and {' or '.join(CHOICES)}")
     spec = parse(model)
     given = catalog.member("models", spec.name).arguments(spec)
-    net, size = bare(given["checkpoint"])
+    if spec.plus or set(spec.args) - {"checkpoint"}:
+        raise SpecError(f"{spec}: expected checkpoint= alone; --support and --choose say the rest")
+    net, size = bare(None if given["checkpoint"] is None else str(given["checkpoint"]))
     chosen = cases_of(who, out)
-    frame = SupportFrame(size=size)
+    frame = SupportFrame(names=chosen.names, size=size)
     pool = pool or support * (POOL if choose == "like" else 1)
     seen = []
     for i, case in enumerate(chosen.train):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import cv2
@@ -74,7 +74,7 @@ class SupportFrame(GreyFrame, WordFrame):
         choose: which: "random", the first of the pool as it was drawn; "like", those most like the query.
     """
 
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = field(kw_only=True)
     size: int = SIZE
     support: int = SUPPORT
     choose: str = "like"

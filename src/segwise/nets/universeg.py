@@ -28,8 +28,7 @@ class Conv(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, out, kernel, padding=kernel // 2)
         self.bends = bends
-        nn.init.kaiming_normal_(self.conv.weight, a=0.01)
-        nn.init.zeros_(self.conv.bias)
+        _begin(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, out, H, W]."""
@@ -56,8 +55,7 @@ class CrossConv(nn.Module):
         super().__init__()
         self.cross_conv = nn.Conv2d(query + support, out, 3, padding=1)
         self.split = query
-        nn.init.kaiming_normal_(self.cross_conv.weight, a=0.01)
-        nn.init.zeros_(self.cross_conv.bias)
+        _begin(self.cross_conv)
 
     def forward(self, query: Tensor, support: Tensor) -> Tensor:
         """[B, Cq, H, W], [B, S, Cs, H, W] -> [B, S, out, H, W]."""
@@ -186,6 +184,12 @@ def widths_of(shapes: Mapping[str, Sequence[int]], *, name: str) -> tuple[int, .
     if len(found) < 2:
         raise WeightsError(f"{name} is no checkpoint of UniverSeg: it has no enc_blocks.1.cross.cross_conv.weight")
     return tuple(found)
+
+
+def _begin(layer: nn.Conv2d) -> None:
+    nn.init.kaiming_normal_(layer.weight, a=0.01)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
 
 
 def _each(change: Callable[[Tensor], Tensor], support: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def _scene(seed: int, number: int, persons: float) -> _Scene:
         worlds = [region(name, first), region(name, first + 1)]
     else:
         worlds = [world(first)]
-    tables = [
+    tables: list[dict[Any, tuple[int, ...]]] = [
         dict(one.targets) if len(worlds) > 1 else dict(enumerate(ids for _, ids in one.targets)) for one in worlds
     ]
     kinds = sorted(set.intersection(*(set(table) for table in tables)), key=str)
