@@ -55,6 +55,7 @@ TOP = {
     "asked",
     "cli",
     "demo",
+    "in_context",
     "learn",
     "nnunet_package",
     "server",
