@@ -110,7 +110,7 @@ def run(
         finally:
             _end(process)
     if code:
-        why = " (killed: out of memory?)" if code == -signal.SIGKILL else ""
+        why = " (killed: out of memory?)" if code == -9 else ""
         lines = "\n  ".join(line for line in last if line.strip())
         raise TrainingError(f"nnU-Net's {stage} ended with exit code {code}{why}; all it said is in {log}:\n  {lines}")
 
