@@ -213,7 +213,8 @@ def trainable(spec: Spec) -> None:
     if spec.plus or not {"plan", "untrained"} <= set(member.parameters):
         fit = [name for name in catalog.names("models") if _planned(name)]
         raise SpecError(
-            f"{spec} is not trained from nothing on labelled cases; expected one of {', '.join(fit)}. To tune a "
+            f"{spec} is not trained from nothing on labelled cases; expected one of {', '.join(fit)}, or nnunet "
+            "(without arguments: --steps and --epochs say how long). To tune a "
             "generalist: segwise adapt MODEL+ADAPTER DATA -o DIR"
         )
 
