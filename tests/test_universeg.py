@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,17 @@ def test_the_released_size_and_its_keys():
     assert shapes["dec_blocks.2.cross.cross_conv.weight"] == (64, 256, 3, 3)
     assert shapes["out_conv.conv.weight"] == (1, 64, 1, 1) and len(shapes) == 7 * 6 + 2
     assert widths_of(shapes, name="x") == (64, 64, 64, 64)
+
+
+def test_outputs_are_those_of_the_original():
+    """Stored from JJGO/UniverSeg (833a0c3) with random weights of widths 2, 3, 4; only sums are in another order."""
+    with np.load(Path(__file__).parent / "figures" / "universeg.npz") as kept:
+        given = {key: torch.from_numpy(kept[key]) for key in kept.files}
+    net = UniverSegNet((2, 3, 4), size=16).eval()
+    net.load_state_dict({key.removeprefix("net."): value for key, value in given.items() if key.startswith("net.")})
+    found = net(given["query"], given["images"], given["masks"])
+    assert given["logits"].std() > 0.05
+    assert (found - given["logits"]).abs().max() <= max(1e-5, 1e-3 * float(given["logits"].std()))
 
 
 def test_a_cross_convolution_is_one_of_the_joined_channels():

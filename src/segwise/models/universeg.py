@@ -50,8 +50,8 @@ CARD = ModelCard(
         "0..1; each slice stretched to 128x128 (config.json: size); every slice of the volume is asked"
     ),
     deviations=(
-        "public weights could not be had here: their key names are known from the released code, and loading them is "
-        "not verified against an official output",
+        "the released weights could not be had here: net and key names are verified against the released code with "
+        "random weights (833a0c3: 1e-6 of logits whose deviation is 0.2), the preparation of slices is not",
         "the query's part of a CrossConv is computed once for the whole support set: equal up to rounding",
         "no average over several support sets (the paper ensembles ten)",
         "choose=like is ours: the paper draws the support set at random",
