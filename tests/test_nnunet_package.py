@@ -254,7 +254,7 @@ def test_plan_train_predict_compare_with_the_real_package(tmp_path):
     assert found.finished and found.step == 60 and found.measures["valid_dsc"] > 0.6
     theirs = _predicted(tmp_path, out, Path(home))
     image = tmp_path / "in" / "case005_0000.nii.gz"
-    said = api.segment(image, str(out), tmp_path / "ours.nii.gz")
+    said = api.segment(image, str(out), tmp_path / "ours.nii.gz", texts=("liver", "spleen"))
     ours = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "ours.nii.gz")))
     assert list(said.labels.values()) == ["liver", "spleen"]
     for value in (1, 2):
