@@ -39,7 +39,8 @@ def folder_of(name: str) -> Path | None:
 
 @functools.cache
 def spec_of(name: str, **arguments: Value) -> str | None:
-    """A model with its fixture's checkpoint, as specs say it; None if there is no fixture. Specialists need none.
+    """A model with its fixture's checkpoint, as specs say it; None if there is no fixture. Specialists and
+    universeg need none.
 
     Args:
         name: of the model.
@@ -49,6 +50,8 @@ def spec_of(name: str, **arguments: Value) -> str | None:
         return str(
             Spec(name, {"checkpoint": str(small_specialists.trained(Path(_place()), name, vouched=False)), **arguments})
         )
+    if name == "universeg":
+        return str(Spec(name, {"checkpoint": str(_support_set()), **arguments}))
     folder = folder_of(name)
     if folder is None:
         return None
@@ -58,6 +61,22 @@ def spec_of(name: str, **arguments: Value) -> str | None:
         given["accept_non_commercial"] = True
     given |= _MADE[name](folder) if name in _MADE else {}
     return str(Spec(name, {**given, **arguments}))
+
+
+@functools.cache
+def _support_set() -> Path:
+    """A tiny UniverSeg with random weights and a support set of noise."""
+    from segwise.nets.universeg import UniverSegNet
+
+    folder = Path(_place())
+    torch.manual_seed(5)
+    net = UniverSegNet((4, 6), size=16, structures=2, pool=6)
+    for buffer, most in ((net.images, 256), (net.masks, 2)):
+        buffer.copy_(torch.randint(0, most, buffer.shape, dtype=torch.uint8))
+    torch.save(net.state_dict(), folder / "checkpoint.pth")
+    config = {"size": 16, "names": list(NAMES[:2]), "support": 3, "choose": "like"}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
 
 
 def why_not(name: str) -> str:

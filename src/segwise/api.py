@@ -34,10 +34,13 @@ from segwise.evaluate.compare import plan_of as compare_plan
 from segwise.geometry import Volume
 from segwise.records.run import Run
 from segwise.session import Session
+from segwise.spec import parse
 from segwise.store import FeatureStore
 
 if TYPE_CHECKING:
+    from segwise.in_context import Written as SupportSet
     from segwise.learn import Learning, Who
+    from segwise.nnunet_package import Budget as PackageBudget
     from segwise.training.forecast import Forecast
     from segwise.training.labelled import Budget
     from segwise.training.loop import Outcome, Progress
@@ -51,7 +54,9 @@ __all__ = [
     "cases",
     "compare_plan",
     "demo",
+    "elsewhere",
     "export",
+    "in_context",
     "inspect",
     "learn",
     "learn_forecast",
@@ -65,7 +70,9 @@ __all__ = [
     "score",
     "segment",
     "specialist",
+    "support_set",
     "train",
+    "train_elsewhere",
     "would_read",
 ]
 FORMATS = ("csv", "parquet", "jsonl")
@@ -339,6 +346,30 @@ def pretraining(
 
     masking = Masking(ratio=mask_ratio, target=target, unit=unit)
     return room.pretraining(model, who, Path(out), budget, masking, **planned)
+
+
+def elsewhere(model: str) -> bool:
+    """Whether a specialist is trained by its own package (`train_elsewhere`), not by Segwise's loop."""
+    return model.strip() == "nnunet"
+
+
+def train_elsewhere(who: Who, out: Path | str, budget: PackageBudget, **how: Any) -> Outcome:
+    """Train nnU-Net by its own package; see `segwise.nnunet_package.train`. The folder is a model: `-m ./FOLDER`."""
+    from segwise import nnunet_package
+
+    return nnunet_package.train(who, Path(out), budget, **how)
+
+
+def in_context(model: str) -> bool:
+    """Whether a model is adapted by a support set (`support_set`), without any training."""
+    return parse(model).name == "universeg"
+
+
+def support_set(model: str, who: Who, out: Path | str, **how: Any) -> SupportSet:
+    """Write the support set of universeg from labelled cases; see `segwise.in_context.adapt`."""
+    from segwise import in_context as room
+
+    return room.adapt(model, who, Path(out), **how)
 
 
 def learn(learning: Learning, out: Path | str, **how: Any) -> Outcome:

@@ -89,7 +89,9 @@ class Learning:
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class Chosen:
+    """The cases of a training, by part; who they are is in the folder's split.json."""
+
     dataset: str
     names: tuple[str, ...]
     split: splits.Split
@@ -116,7 +118,7 @@ def adaptation(model: str, who: Who, out: Path, budget: Budget, *, tick: Tick | 
             f"{spec}: expected a model with an adapter at its end, such as {spec.base}+lora(rank=4); there are "
             f"{', '.join(catalog.names('adapters'))}"
         )
-    chosen = _chosen(who, out)
+    chosen = cases_of(who, out)
     built = assemble.build(spec)
     segmenter = built.segmenter
     if not isinstance(segmenter, Learned):
@@ -162,7 +164,7 @@ def specialist(
     spec = parse(model)
     trainable(spec)
     begun = None if start is None else pretrained.read(start).checked(spec.name, spec.args, patch, spacing_mm)
-    chosen = _chosen(who, out)
+    chosen = cases_of(who, out)
     path = out / PLAN
     if begun is not None:
         case = chosen.train[0]
@@ -228,7 +230,8 @@ def trainable(spec: Spec) -> None:
     if spec.plus or not {"plan", "untrained"} <= set(member.parameters):
         fit = [name for name in catalog.names("models") if _is_planned(name)]
         raise SpecError(
-            f"{spec} is not trained from nothing on labelled cases; expected one of {', '.join(fit)}. To tune a "
+            f"{spec} is not trained from nothing on labelled cases; expected one of {', '.join(fit)}, or nnunet "
+            "(without arguments: --steps and --epochs say how long). To tune a "
             "generalist: segwise adapt MODEL+ADAPTER DATA -o DIR"
         )
 
@@ -237,14 +240,18 @@ def _is_planned(name: str) -> bool:
     return {"plan", "untrained"} <= set(catalog.member("models", name).parameters)
 
 
-def _chosen(who: Who, out: Path) -> _Chosen:
-    """Cases by part; the split is written into the folder, or must be the one that is there."""
+def cases_of(who: Who, out: Path) -> Chosen:
+    """Cases by part; the split is written into the folder, or must be the one that is there.
+
+    Raises:
+        DatasetError: nothing can be read. TrainingError: nobody to train on, no such structure, or another split there.
+    """
     _, cases = inventory.find(who.data, who.layout)
     split = drawn(who, cases)
     train, valid = split.of(cases, "train"), split.of(cases, "valid")
     names = _names(train, who.targets)
     splits.noted(split, out)
-    return _Chosen(cases[0].dataset, names, split, train, valid)
+    return Chosen(cases[0].dataset, names, split, train, valid)
 
 
 def drawn(who: Who, cases: Sequence[Case]) -> splits.Split:
@@ -293,7 +300,7 @@ def _names(cases: Sequence[Case], wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def _prepared(
-    chosen: _Chosen, model: Learned, out: Path, tick: Tick | None
+    chosen: Chosen, model: Learned, out: Path, tick: Tick | None
 ) -> tuple[list[prepared.Prepared], list[prepared.Prepared]]:
     frame, into = model.parts.frame, out / "prepared"
     train = prepared.prepare(chosen.train, frame, chosen.names, into, tick=tick)
@@ -306,9 +313,7 @@ def _prepared(
     return train, valid
 
 
-def _learning(
-    recipe: Recipe, chosen: _Chosen, spec: Spec, net: nn.Module, budget: Budget, origin: str = ""
-) -> Learning:
+def _learning(recipe: Recipe, chosen: Chosen, spec: Spec, net: nn.Module, budget: Budget, origin: str = "") -> Learning:
     """`origin`: SHA-256 of the encoder that it starts from."""
     words = (str(spec), chosen.dataset, chosen.names, chosen.split, replace(budget, validate_every=0))
     key = repr((*words, origin) if origin else words)
@@ -356,12 +361,12 @@ def forecast(learning: Learning, *, device: str = "cpu", budget_gb: float | None
     return probed(learning.recipe, device=device, budget_gb=budget_gb)
 
 
-def _said(spec: Spec, chosen: _Chosen, begun: pretrained.Pretrained | None = None) -> dict[str, Any]:
+def _said(spec: Spec, chosen: Chosen, begun: pretrained.Pretrained | None = None) -> dict[str, Any]:
     said = {"dataset": chosen.dataset, "structures": list(chosen.names), "subjects": chosen.split.content}
     return said | ({"pretrained": {"encoder": begun.sha, **begun.data}} if begun else {})
 
 
-def _note(chosen: _Chosen) -> str:
+def _note(chosen: Chosen) -> str:
     n = len(chosen.split.train)
     return f"trained on {n} subject{'s' * (n != 1)} of {chosen.dataset}"
 

@@ -77,6 +77,10 @@ def train(
         Path | None, typer.Option("--from", help="Of a specialist: folder of segwise pretrain; its encoder and plan.")
     ] = None,
     precision: Precision = "auto",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of nnunet: what --steps are cut into.")] = None,
+    nnunet_env: Annotated[
+        Path | None, typer.Option(help="Of nnunet: the environment with nnunetv2; default: SEGWISE_NNUNET_ENV.")
+    ] = None,
     dry_run: DryRun = False,
     budget_gb: Budget = None,
     json: Json = False,
@@ -90,6 +94,14 @@ def train(
 
     if data is not None:
         whom = who(data, layout, targets, fraction, leave_out, fold, split, seed)
+        if api.elsewhere(name):
+            planned = {"--patch": patch, "--spacing": spacing, "--dry-run": dry_run, "--budget-gb": budget_gb}
+            planned |= {"--batch": batch != 2, "--loss": loss != "dice-ce", "--precision": precision != "auto"}
+            how = {"minutes": minutes, "device": device, "threads": threads, "env": nnunet_env}
+            _elsewhere(name, whom, out, planned, how, steps=steps, epochs=epochs, rate=rate, seed=seed, json=json)
+            return
+        if epochs is not None or nnunet_env is not None:
+            raise SpecError(f"--epochs and --nnunet-env are of nnunet; {name} is trained for --steps here")
         given: dict[str, Any] = {
             "patch": three(patch, int, "--patch"),
             "spacing_mm": three(spacing, float, "--spacing"),
@@ -126,6 +138,38 @@ def train(
         told(name, found, out)
 
 
+def _elsewhere(
+    name: str,
+    who: Who,
+    out: Path,
+    planned: Mapping[str, object],
+    how: Mapping[str, object],
+    *,
+    json: bool,
+    **budget: Any,
+) -> None:
+    """A specialist that its own package trains."""
+    from segwise import api
+    from segwise.nnunet_package import Budget as PackageBudget
+
+    if given := [option for option, value in planned.items() if value]:
+        raise SpecError(f"{name} plans these itself: leave out {', '.join(given)}; --steps and --epochs say how long")
+    said = {key: value for key, value in budget.items() if value is not None}
+    with screen.progress() as tick:
+
+        def report(step: int, steps: int, left_s: float, measures: Mapping[str, float]) -> None:
+            tick(step, steps, words(step, steps, 0.0, measures))
+
+        found = api.train_elsewhere(
+            who, out, PackageBudget(**said), **how, command=sys.argv[1:], tick=tick, progress=report
+        )
+    if json:
+        screen.data(found)
+    else:
+        told(name, found, out)
+        typer.echo(f"use it like any model: segwise compare DATA -m {_folder(out)}")
+
+
 def adapt(
     model: Annotated[str, typer.Argument(help='Model with an adapter, as "litemedsam+lora(rank=4)".')],
     data: Data,
@@ -144,21 +188,46 @@ def adapt(
     rate: Rate = None,
     batch: Batch = 2,
     precision: Precision = "fp32",
+    support: Annotated[
+        int | None, typer.Option(min=1, help="Of universeg: slices of its support set; default 16.")
+    ] = None,
+    choose: Annotated[str, typer.Option(help="Of universeg: which slices, random or like (the query).")] = "",
     dry_run: DryRun = False,
     budget_gb: Budget = None,
     json: Json = False,
 ) -> None:
     """Tune a promptable model on labelled cases: only the adapter is trained and saved.
 
-    Repeat the command to go on where it stopped.
+    Repeat the command to go on where it stopped. universeg is not trained: labelled slices become its support set.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(threads or 1))
     from segwise import api
 
     whom = who(data, layout, targets, fraction, leave_out, fold, split, seed)
+    if api.in_context(model):
+        _support(model, whom, out, {"support": support, "choose": choose or None}, json=json)
+        return
+    if support is not None or choose:
+        raise SpecError(f"--support and --choose are of universeg; {model} is trained for --steps")
     with screen.progress() as tick:
         made = api.adaptation(model, whom, out, budget(steps or 300, rate or 3e-4, batch, seed, precision), tick=tick)
     _learn(made, out, minutes, device, threads, dry_run=dry_run, budget_gb=budget_gb, json=json)
+
+
+def _support(model: str, who: Who, out: Path, said: Mapping[str, Any], *, json: bool) -> None:
+    """A support set is written, nothing is trained."""
+    from segwise import api
+
+    given = {key: value for key, value in said.items() if value is not None}
+    with screen.progress() as tick:
+        found = api.support_set(model, who, out, **given, command=sys.argv[1:], tick=tick)
+    if json:
+        screen.data(found)
+        return
+    typer.echo(f"{model}: {found.pool} slices each of {', '.join(found.names)}, from {found.subjects} subjects")
+    for path in found.files:
+        screen.done("Support set", path)
+    typer.echo(f"use it like any model: segwise compare DATA -m {_folder(out)}")
 
 
 def _learn(
