@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from segwise import assemble, io
-from segwise.asked import named, prompts_of
+from segwise.asked import doubts, named, prompts_of
 from segwise.case import Case
 from segwise.errors import FileError, SpecError
 from segwise.evaluate import compare as experiments
@@ -31,7 +31,6 @@ from segwise.evaluate import inventory
 from segwise.evaluate.compare import Preview, preview, score
 from segwise.evaluate.compare import named_plan as read_plan
 from segwise.evaluate.compare import plan_of as compare_plan
-from segwise.geometry import Volume
 from segwise.records.run import Run
 from segwise.session import Session
 from segwise.spec import parse
@@ -259,7 +258,7 @@ def segment(
         quality={n: None if p.quality is None else float(p.quality[p.best]) for n, p in predictions.items()},
         findings=(
             *(str(finding) for finding in scan.findings if finding.level != "note"),
-            *_doubts(info, volume, voxels, presence),
+            *doubts(info, volume, voxels, presence),
         ),
         seconds=seconds,
         presence=presence,
@@ -384,27 +383,6 @@ def learn_forecast(learning: Learning, *, device: str = "cpu", budget_gb: float 
     from segwise import learn as room
 
     return room.forecast(learning, device=device, budget_gb=budget_gb)
-
-
-def _doubts(
-    info: assemble.ModelInfo, volume: Volume, voxels: Mapping[str, int], presence: Mapping[str, float | None]
-) -> list[str]:
-    """What a user should know of an answer: a model out of its modality, and structures that came out empty."""
-    found = []
-    modality = volume.channels[0].modality or io.guess_modality(volume.array[0])
-    kind = "CT" if modality == "CT" else "MR" if modality else ""
-    if kind and kind not in info.card.modalities:
-        found.append(f"{info.spec} is made for {' and '.join(info.card.modalities)}; this looks like {kind}")
-    absent = {name: sure for name, sure in presence.items() if sure is not None and sure < 0.5}
-    if absent:
-        shown = ", ".join(f"{name} (presence {sure:.2f})" for name, sure in list(absent.items())[:5])
-        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-        found.append(f"absent from this scan, says the model, so left empty: {shown}{more}")
-    empty = [name for name, n in voxels.items() if not n and name not in absent]
-    if empty:
-        shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
-        found.append(f"nothing was found of {len(empty)} of {len(voxels)} targets: {shown}")
-    return found
 
 
 def _write_rows(rows: Iterable[Mapping[str, Any]], format: str, stream: TextIO) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segwise import anatomy, assemble
+from segwise import anatomy, assemble, io
 from segwise.errors import PromptError
 from segwise.geometry import Array, Channel, Grid, Volume
 from segwise.prompt import Box, Mark, Points, Prompt, Stroke, Text
@@ -135,3 +135,24 @@ def named(volume: Volume, modality: str) -> Volume:
         raise PromptError(f'--modality "{modality}": expected CT or MR')
     channels = [Channel(modality.upper(), channel.window_hu) for channel in volume.channels]
     return Volume.of(volume.array, volume.grid, channels)
+
+
+def doubts(
+    info: assemble.ModelInfo, volume: Volume, voxels: Mapping[str, int], presence: Mapping[str, float | None]
+) -> list[str]:
+    """What a user should know of an answer: a model out of its modality, and structures that came out empty."""
+    found = []
+    modality = volume.channels[0].modality or io.guess_modality(volume.array[0])
+    kind = "CT" if modality == "CT" else "MR" if modality else ""
+    if kind and kind not in info.card.modalities:
+        found.append(f"{info.spec} is made for {' and '.join(info.card.modalities)}; this looks like {kind}")
+    absent = {name: sure for name, sure in presence.items() if sure is not None and sure < 0.5}
+    if absent:
+        shown = ", ".join(f"{name} (presence {sure:.2f})" for name, sure in list(absent.items())[:5])
+        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+        found.append(f"absent from this scan, says the model, so left empty: {shown}{more}")
+    empty = [name for name, n in voxels.items() if not n and name not in absent]
+    if empty:
+        shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+        found.append(f"nothing was found of {len(empty)} of {len(voxels)} targets: {shown}")
+    return found

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from segwise.cli import learning as beside
 from segwise.cli import show as screen
-from segwise.cli import train as beside
 from segwise.cli.weights import Json
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from segwise.cli import show as screen
-from segwise.cli.train import shown
+from segwise.cli.learning import shown
 from segwise.errors import SpecError
 
 if TYPE_CHECKING:

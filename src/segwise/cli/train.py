@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from segwise.cli import show as screen
+from segwise.cli.learning import (
+    Batch,
+    Budget,
+    Data,
+    Device,
+    DryRun,
+    Fold,
+    Fraction,
+    Layout,
+    LeaveOut,
+    Minutes,
+    Out,
+    Precision,
+    Rate,
+    Seed,
+    SplitFile,
+    Steps,
+    Targets,
+    Threads,
+    budget,
+    folder,
+    forecast_only,
+    shown,
+    three,
+    told,
+    who,
+    words,
+)
 from segwise.cli.weights import Json
 from segwise.errors import SpecError
 
 if TYPE_CHECKING:
     from segwise.learn import Learning, Who
-    from segwise.training.forecast import Forecast
-    from segwise.training.labelled import Budget as LearnBudget
-    from segwise.training.loop import Outcome
-
-Report = Callable[[int, int, float, Mapping[str, float]], None]
-SHOWN_EVERY_S = 10.0
-
-
-Out = Annotated[Path, typer.Option("-o", "--out", help="Folder of checkpoint, log and weights: the model folder.")]
-Data = Annotated[Path, typer.Argument(help="Folder of labelled cases.")]
-Minutes = Annotated[float | None, typer.Option(min=0, help="Stop after so long; repeat to go on.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn.")]
-Device = Annotated[str, typer.Option(help="Where the net is trained: cpu, cuda, cuda:1, mps.")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads of the training; default: the recipe's, 1 where nothing is said.")
-]
-Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
-Targets = Annotated[str, typer.Option(help="Structures to learn, by commas; default: those all training cases have.")]
-Fraction = Annotated[float, typer.Option(help="Share of the training subjects that are used.")]
-LeaveOut = Annotated[str, typer.Option(help="Subjects kept for testing, by commas.")]
-Fold = Annotated[str, typer.Option(help="Instead: fold k of n, as 0/5; every subject is tested in one of them.")]
-SplitFile = Annotated[Path | None, typer.Option(help="Instead: a split.json with the subjects by part.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps; default 300 to adapt, 1,000 to train.")]
-Rate = Annotated[float | None, typer.Option(help="Greatest learning rate; default 3e-4 to adapt, 1e-3 to train.")]
-Batch = Annotated[int, typer.Option(min=1, help="Slices or patches a step.")]
-Precision = Annotated[str, typer.Option(help="auto (bf16 where the processor has it), bf16 or fp32.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how long it will take and how much memory.")]
-Budget = Annotated[float | None, typer.Option(min=0, help="With --dry-run: memory in GB; says what fits.")]
 
 
 def train(
@@ -167,7 +163,7 @@ def _elsewhere(
         screen.data(found)
     else:
         told(name, found, out)
-        typer.echo(f"use it like any model: segwise compare DATA -m {_folder(out)}")
+        typer.echo(f"use it like any model: segwise compare DATA -m {folder(out)}")
 
 
 def adapt(
@@ -227,7 +223,7 @@ def _support(model: str, who: Who, out: Path, said: Mapping[str, Any], *, json: 
     typer.echo(f"{model}: {found.pool} slices each of {', '.join(found.names)}, from {found.subjects} subjects")
     for path in found.files:
         screen.done("Support set", path)
-    typer.echo(f"use it like any model: segwise compare DATA -m {_folder(out)}")
+    typer.echo(f"use it like any model: segwise compare DATA -m {folder(out)}")
 
 
 def _learn(
@@ -264,167 +260,4 @@ def _learn(
         screen.data(found)
     else:
         told(str(made.model), found, out)
-        typer.echo(f"use it like any model: segwise compare DATA -m {_folder(out)}")
-
-
-def forecast_only(made: Learning, device: str, budget_gb: float | None, *, dry_run: bool, json: bool) -> bool:
-    """With --dry-run say what the training will take; whether that was all."""
-    from segwise import api
-
-    if dry_run:
-        found = api.learn_forecast(made, device=device, budget_gb=budget_gb)
-        if json:
-            screen.data(found)
-        else:
-            typer.echo(expected(found, budget_gb))
-    return dry_run
-
-
-def expected(told: Forecast, budget_gb: float | None) -> str:
-    """A forecast for a person."""
-    lines = [
-        f"about {_time(told.seconds)} ({told.step_s:.2g} s a step) and {told.memory_gb:.2f} GB of memory with "
-        f"{told.size} a batch"
-    ]
-    if told.fits is None or budget_gb is None:
-        return lines[0]
-    if told.fits >= told.size:
-        lines.append(f"fits {budget_gb:g} GB")
-    elif told.fits:
-        lines.append(f"{budget_gb:g} GB hold {told.fits} a batch: --batch {told.fits}")
-    else:
-        lines.append(f"{budget_gb:g} GB do not hold even one a batch: take a smaller --patch, model or adapter")
-    return "\n".join(lines)
-
-
-def _folder(out: Path) -> str:
-    return str(out) if out.is_absolute() or str(out).startswith(".") else f"./{out}"
-
-
-def who(
-    data: Path,
-    layout: str | None,
-    targets: str,
-    fraction: float,
-    leave_out: str,
-    fold: str,
-    split: Path | None,
-    seed: int,
-) -> Who:
-    """Which cases, from the options.
-
-    Raises:
-        SpecError: a fold that is none, or two ways to say who is tested.
-    """
-    from segwise.learn import Who
-
-    k, n = 0, 0
-    if fold:
-        parts = fold.split("/")
-        if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-            raise SpecError(f'--fold "{fold}": expected a fold from 0 on and how many, such as 0/5')
-        k, n = map(int, parts)
-    if sum(map(bool, (fold, leave_out, split))) > 1:
-        raise SpecError("--fold, --leave-out and --split each say who is tested; expected one of them")
-    return Who(
-        data=data,
-        layout=layout,
-        targets=_words(targets),
-        fraction=fraction,
-        left_out=_words(leave_out),
-        fold=k,
-        folds=n,
-        split=split,
-        seed=seed,
-    )
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def three(text: str, kind: type, option: str) -> list[int] | list[float] | None:
-    """Three numbers above 0 by commas; None for "".
-
-    Raises:
-        SpecError: not that; names the option.
-    """
-    if not text:
-        return None
-    try:
-        found = [kind(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if len(found) != 3 or not all(value > 0 for value in found):
-        raise SpecError(f'{option} "{text}": expected three numbers above 0, d,h,w')
-    return found
-
-
-def budget(steps: int, rate: float, batch: int, seed: int, precision: str, *, loss: str = "dice-ce") -> LearnBudget:
-    """How long and how, from the options.
-
-    Raises:
-        SpecError: a precision or loss that is not known.
-    """
-    from segwise.training.labelled import Budget as LearnBudget
-
-    known: dict[str, tuple[str, tuple[str, ...]]] = {
-        "--precision": (precision, ("auto", "bf16", "fp32")),
-        "--loss": (loss, ("dice-ce", "dice-focal", "dice", "ce")),
-    }
-    for option, (value, allowed) in known.items():
-        if value not in allowed:
-            raise SpecError(f'{option} "{value}": expected {", ".join(allowed)}')
-    return LearnBudget(steps=steps, rate=rate, size=batch, seed=seed, precision=precision, loss=loss)  # type: ignore[arg-type]
-
-
-def words(step: int, steps: int, left_s: float, measures: Mapping[str, float]) -> str:
-    """How far a training is, for a person."""
-    parts = [f"step {step:,} of {steps:,}"]
-    parts += [
-        f"{key.removeprefix('valid_')} {value:.4g}" for key, value in measures.items() if key.startswith("valid_")
-    ]
-    parts += [f"loss {measures['loss']:.4g}"] if "loss" in measures else []
-    parts += [f"about {_time(left_s)} left"] if 0 < left_s < math.inf else []
-    return ", ".join(parts)
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def told(name: str, found: Outcome, out: Path) -> None:
-    """How a training, or a piece of it, ended, for a person."""
-    scores = "".join(f", {key.removeprefix('valid_')} {value:.4g}" for key, value in found.measures.items())
-    typer.echo(f"{name}: {found.step:,} steps in {_time(found.seconds)}{scores}")
-    if not found.finished:
-        typer.echo("its schedule is not at its end: repeat the command to go on")
-    for path in found.files:
-        screen.done("Weights", path)
-    screen.done("Log", out / "log.csv")
-
-
-@contextlib.contextmanager
-def shown() -> Iterator[Report]:
-    """A line that changes where a person watches, a line now and then where nobody does; on standard error."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        yield _Lines()
-        return
-    with console.status("setting up") as status:
-        yield lambda *state: status.update(words(*state))
-
-
-class _Lines:
-    """A line now and then, for logs: the first batch, every ten seconds, the end."""
-
-    def __init__(self) -> None:
-        self._last = -SHOWN_EVERY_S
-
-    def __call__(self, step: int, steps: int, left_s: float, measures: Mapping[str, float]) -> None:
-        now = time.monotonic()
-        if step >= steps or now - self._last >= SHOWN_EVERY_S:
-            self._last = now
-            typer.echo(words(step, steps, left_s, measures), err=True)
+        typer.echo(f"use it like any model: segwise compare DATA -m {folder(out)}")
