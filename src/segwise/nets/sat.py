@@ -113,16 +113,20 @@ class SatNet(PromptNet):
 
     def encode(self, image: Tensor) -> Tree:
         """Grey [B, 1, D, H, W] -> image tokens [B, N, A], their places [N, A], the finest map [B, F, D, H, W]."""
+        tokens, place, maps = self.pyramid(image)
+        return {"tokens": tokens, "place": place.expand(len(tokens), -1, -1), "full": maps[-1]}
+
+    def pyramid(self, image: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Image tokens [B, N, A], their places [N, A], and all maps of the U-Net's decoder, the finest last."""
         maps = self.backbone["encoder"](image.expand(-1, self.channels, -1, -1, -1))
         coarse = maps[-1].shape[2:]
         pooled = torch.cat([F.adaptive_avg_pool3d(one, coarse) for one in maps], dim=1)
         tokens = self.see(pooled.flatten(2).transpose(1, 2))
         decoder: Any = self.backbone["decoder"]
-        x = maps[-1]
+        rising = [maps[-1]]
         for rise, stage, skip in zip(decoder.transpconvs, decoder.stages, reversed(maps[:-1]), strict=True):
-            x = stage(torch.cat((rise(x), skip), dim=1))
-        place = positions(coarse, tokens.shape[-1]).to(tokens)
-        return {"tokens": tokens, "place": place.expand(len(tokens), -1, -1), "full": x}
+            rising.append(stage(torch.cat((rise(rising[-1]), skip), dim=1)))
+        return tokens, positions(coarse, tokens.shape[-1]).to(tokens), rising[1:]
 
     def words(self, tokens: Tree) -> Tensor:
         """{"ids", "mask": int64 [Q, L], "modality": int64 [Q]} -> queries [Q, A].
