@@ -223,6 +223,19 @@ def _planned(name: str) -> bool:
 def _chosen(who: Who, out: Path) -> _Chosen:
     """Cases by part; the split is written into the folder, or must be the one that is there."""
     _, cases = inventory.find(who.data, who.layout)
+    split = divided(cases, who)
+    train, valid = split.of(cases, "train"), split.of(cases, "valid")
+    names = named(train, who.targets)
+    claim(out, split)
+    return _Chosen(cases[0].dataset, names, split, train, valid)
+
+
+def divided(cases: Sequence[Case], who: Who) -> splits.Split:
+    """Who of the subjects is in what part.
+
+    Raises:
+        TrainingError: nobody is left to train on, or a subject is not there.
+    """
     if who.split is not None:
         split = splits.read(who.split)
     elif who.folds:
@@ -231,8 +244,15 @@ def _chosen(who: Who, out: Path) -> _Chosen:
         split = splits.split(cases, seed=who.seed, left_out=who.left_out, fraction=who.fraction)
     if strange := sorted({*split.train, *split.valid} - set(splits.subjects(cases))):
         raise TrainingError(f"the split names {', '.join(strange[:5])}, which {who.data} does not hold")
-    train, valid = split.of(cases, "train"), split.of(cases, "valid")
-    names = _names(train, who.targets)
+    return split
+
+
+def claim(out: Path, split: splits.Split) -> None:
+    """Write the split into the folder of a training, made if need be.
+
+    Raises:
+        TrainingError: it holds a training on other subjects, or cannot be written.
+    """
     there = out / splits.FILE
     if there.is_file() and splits.read(there) != split:
         raise TrainingError(
@@ -243,10 +263,9 @@ def _chosen(who: Who, out: Path) -> _Chosen:
         splits.write(split, out)
     except OSError as error:
         raise TrainingError(f"{out} cannot be written ({error.strerror}); give another folder") from error
-    return _Chosen(cases[0].dataset, names, split, train, valid)
 
 
-def _names(cases: Sequence[Case], wanted: Sequence[str]) -> tuple[str, ...]:
+def named(cases: Sequence[Case], wanted: Sequence[str]) -> tuple[str, ...]:
     """Common names of the structures to learn.
 
     Raises:
