@@ -49,7 +49,17 @@ MAY_KNOW = {  # room -> rooms; every room may know `errors`
     "evidence": set(),
     "report": {"records", "evidence", "catalog", "card", "spec"},
 }
-TOP = {"annotate", "api", "asked", "cli", "demo", "learn", "server"}  # thin: may know all that is above, and api
+TOP = {
+    "annotate",
+    "api",
+    "asked",
+    "cli",
+    "converting",
+    "demo",
+    "distilling",
+    "learn",
+    "server",
+}  # thin: may know all that is above, and api
 FILES = sorted(SOURCE.rglob("*.py"))
 
 

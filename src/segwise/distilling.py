@@ -31,7 +31,7 @@ from segwise.nets.focus_unet import FocusUNet
 from segwise.nets.sam import SamNet
 from segwise.prompt import Box, Prompt
 from segwise.segmenter import Learned, Parts
-from segwise.spec import Spec, parse
+from segwise.spec import Spec
 from segwise.training import fidelity, labelled_regions, loop, prepared, regions, splits
 from segwise.training.anywhere import REGION, Anywhere, held_out
 from segwise.training.contract import Recipe
@@ -114,14 +114,28 @@ def distillation(
     spec = Spec(info.spec.name, {key: value for key, value in info.spec.args.items() if key not in OWN})
     data = _generated(out) if who is None else _found(who, out)
     train, valid, asked = (_prepared(data, model, out, part, tick) for part in ("train", "valid", _held(data.split)))
-    save = _saving(spec, f"{info.card.title}, {student} student", data, info.spec, built.weights, _config(net, model.parts))
+    save = _saving(
+        spec, f"{info.card.title}, {student} student", data, info.spec, built.weights, config_of(net, model.parts)
+    )
     recipe = _recipe(str(spec), net, model, frozenset(info.card.takes), train, valid, budget, save, who)
-    key = repr((str(info.spec), built.weights, student, data.dataset, data.names, data.split, replace(budget, validate_every=0)))
+    key = repr(
+        (
+            str(info.spec),
+            built.weights,
+            student,
+            data.dataset,
+            data.names,
+            data.split,
+            replace(budget, validate_every=0),
+        )
+    )
     recipe = replace(recipe, version=hashlib.blake2b(key.encode(), digest_size=8).hexdigest())
     sizes = fidelity.parameters(model.parts.net), fidelity.parameters(net)
     counts = tuple(len(data.split.of(data.cases, part)) for part in ("train", "valid"))
     learning = learn.Learning(recipe, data.names, data.split, (counts[0], counts[1]), sizes[1], sizes[0], spec)
-    return Distillation(learning, info.spec, spec, sizes, lambda: _report(model, info.spec, out, data, asked, budget.seed))
+    return Distillation(
+        learning, info.spec, spec, sizes, lambda: _report(model, info.spec, out, data, asked, budget.seed)
+    )
 
 
 def distill(made: Distillation, out: Path, *, report: bool = True, **how: Any) -> tuple[loop.Outcome, Fidelity | None]:
@@ -230,7 +244,7 @@ def _worlds(frame: Any, budget: Budget, *, n: int = HELD) -> tuple[regions.Regio
     return stream, regions.held(regions.Regions(frame, families, size=2, seed=budget.seed, held=True), n)
 
 
-def _config(net: nn.Module, parts: Parts) -> dict[str, Any]:
+def config_of(net: nn.Module, parts: Parts) -> dict[str, Any]:
     """`config.json` of the student: what its shapes do not tell, and the colours of its frame."""
     told: dict[str, Any] = dict(students.config_of(net))
     for key, name in (("pixel_mean", "mean"), ("pixel_std", "std")):
@@ -278,7 +292,9 @@ def _report(
                 questions.append((case.subject, one, None if asked.name == REGION else asked.mask))
         answers = tuple(_on_slices(net, frame) for net in nets)
     else:
-        found = [(case.subject, s) for case in cases for s in labelled_regions.checked(frame, [case], n=ASKED, seed=seed)]
+        found = [
+            (case.subject, s) for case in cases for s in labelled_regions.checked(frame, [case], n=ASKED, seed=seed)
+        ]
         if not cases:
             found = [("generated", s) for s in _worlds(frame, Budget(steps=1, seed=seed), n=ASKED)[1]]
         questions = [(subject, one, one.soft >= 0.5) for subject, one in found]

@@ -14,6 +14,7 @@ import typer
 
 from segwise import __version__
 from segwise.cli import show as screen
+from segwise.cli.distill import convert, distill
 from segwise.cli.train import adapt, train
 from segwise.cli.weights import Json, weights_app
 from segwise.errors import SegwiseError, SpecError
@@ -33,6 +34,8 @@ app = typer.Typer(
 app.add_typer(weights_app, name="weights")
 app.command()(train)
 app.command()(adapt)
+app.command()(distill)
+app.command()(convert)
 
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]

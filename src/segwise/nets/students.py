@@ -3,9 +3,9 @@
 A student has the views, prompts and answers of its teacher; widths are divided, and some blocks left out. Its weights
 begin as a part of the teacher's.
 
-Source: weight selection, Xu et al., Initializing Models with Larger Ones, arXiv 2311.18823, section 3: the first layers,
-and evenly spaced elements of every tensor. A student behind a frozen prompt encoder's teacher as in MobileSAM (Zhang et
-al., arXiv 2306.14289); there the decoder stays, here it shrinks too.
+Source: weight selection, Xu et al., Initializing Models with Larger Ones, arXiv 2311.18823, section 3: the first
+layers, and evenly spaced elements of every tensor. A small encoder in the place of a large one as in MobileSAM (Zhang
+et al., arXiv 2306.14289); there prompt encoder and decoder stay, here they shrink too.
 """
 
 from __future__ import annotations

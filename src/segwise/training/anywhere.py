@@ -71,7 +71,9 @@ class Anywhere:
             if len(found) == self.size:
                 break
         if not found:
-            raise TrainingError("no slice of the cases has anything to ask about; expected scans that are not of one value")
+            raise TrainingError(
+                "no slice of the cases has anything to ask about; expected scans that are not of one value"
+            )
         return found
 
     def _slice(self, rng: np.random.Generator, *, points: bool) -> Slice | None:

@@ -94,7 +94,7 @@ class Distilled:
         frame: Frame[Any],
         *,
         held: Sequence[Slice] = (),
-        shares: Shares = Shares(),  # noqa: B008 - frozen
+        shares: Shares = Shares(),
     ) -> None:
         self.teacher = candid(teacher).eval().requires_grad_(False)
         width = int(teacher.mask_decoder.mask_tokens.weight.shape[1])
@@ -232,7 +232,9 @@ def unlike(student: Tensor, teacher: Tensor) -> Tensor:
     certain = F.binary_cross_entropy_with_logits(teacher, wanted, reduction="none")  # the teacher's entropy
     divergence = (F.binary_cross_entropy_with_logits(student, wanted, reduction="none") - certain).flatten(1)
     inside, outside = wanted.flatten(1), 1 - wanted.flatten(1)
-    weight = 0.5 * inside / (inside.sum(dim=1, keepdim=True) + 1) + 0.5 * outside / (outside.sum(dim=1, keepdim=True) + 1)
+    weight = 0.5 * inside / (inside.sum(dim=1, keepdim=True) + 1) + 0.5 * outside / (
+        outside.sum(dim=1, keepdim=True) + 1
+    )
     both = (own * wanted).flatten(1).sum(dim=1)
     sizes = (wanted.square() + own.square()).flatten(1).sum(dim=1)  # squares: least where both are equal, soft or not
     return ((divergence * weight).sum(dim=1) + 1 - (2 * both + 1) / (sizes + 1)).mean()

@@ -1,4 +1,4 @@
-"""How near a student comes to its teacher, and what it saves: both asked the same about slices that neither learned from.
+"""How near a student comes to its teacher, and what it saves: both are asked the same about held-out slices.
 
 Everything is in float32, on one thread of the processor; times are those of a slice through the encoder and of one
 question about it, the median over slices, after one that is not timed.
@@ -84,7 +84,9 @@ def measured(
         TrainingError: nothing is asked.
     """
     if not questions:
-        raise TrainingError("the held-out scans have nothing to ask about; expected structures, or scans of more than one value")
+        raise TrainingError(
+            "the held-out scans have nothing to ask about; expected structures, or scans of more than one value"
+        )
     for answer in (teacher, student):
         answer(questions[0][1])
     agreement: dict[str, list[float]] = {}
