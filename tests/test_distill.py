@@ -41,6 +41,8 @@ def data(tmp_path_factory):
 def _no_processes(monkeypatch):
     """The peak of memory takes a process each; one test of its own looks at that."""
     monkeypatch.setattr(distilling, "peak_gb", lambda spec: None)
+    monkeypatch.setattr(distilling, "ASKED", 12)
+    monkeypatch.setattr(distilling, "HELD", 6)
 
 
 def cli(*words):
