@@ -117,7 +117,9 @@ def distillation(
     save = _saving(
         spec, f"{info.card.title}, {student} student", data, info.spec, built.weights, config_of(net, model.parts)
     )
-    recipe = _recipe(str(spec), net, model, frozenset(info.card.takes), train, valid, budget, save, who)
+    with torch.random.fork_rng(devices=[]):  # projections are drawn too
+        torch.manual_seed(budget.seed)
+        recipe = _recipe(str(spec), net, model, frozenset(info.card.takes), train, valid, budget, save, who)
     key = repr(
         (
             str(info.spec),
