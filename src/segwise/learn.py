@@ -249,7 +249,7 @@ def cases_of(who: Who, out: Path) -> Chosen:
     _, cases = inventory.find(who.data, who.layout)
     split = drawn(who, cases)
     train, valid = split.of(cases, "train"), split.of(cases, "valid")
-    names = _names(train, who.targets)
+    names = named(train, who.targets)
     splits.noted(split, out)
     return Chosen(cases[0].dataset, names, split, train, valid)
 
@@ -271,7 +271,7 @@ def drawn(who: Who, cases: Sequence[Case]) -> splits.Split:
     return split
 
 
-def _names(cases: Sequence[Case], wanted: Sequence[str]) -> tuple[str, ...]:
+def named(cases: Sequence[Case], wanted: Sequence[str]) -> tuple[str, ...]:
     """Common names of the structures to learn.
 
     Raises:

@@ -14,6 +14,7 @@ import typer
 
 from segwise import __version__
 from segwise.cli import show as screen
+from segwise.cli.distill import convert, distill
 from segwise.cli.pretrain import pretrain
 from segwise.cli.study import studied
 from segwise.cli.train import adapt, train
@@ -35,6 +36,8 @@ app = typer.Typer(
 app.add_typer(weights_app, name="weights")
 app.command()(train)
 app.command()(adapt)
+app.command()(distill)
+app.command()(convert)
 app.command()(pretrain)
 
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]

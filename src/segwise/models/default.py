@@ -15,7 +15,7 @@ from segwise.lifts.focus import Focus
 from segwise.lifts.focus_frame import FocusFrame
 from segwise.nets import focus_channels
 from segwise.nets.flops import Published
-from segwise.nets.focus_unet import SIDE, FocusUNet
+from segwise.nets.focus_unet import SIDE, FocusUNet, focus_unet_of
 from segwise.segmenter import Parts
 from segwise.weights import fill, opened
 
@@ -62,7 +62,8 @@ def load(
     """The model.
 
     Args:
-        checkpoint: a file that `segwise train default` wrote; None for the shipped weights.
+        checkpoint: a file that `segwise train default` wrote, or a folder of `segwise distill default`, whatever its
+            widths; None for the shipped weights.
         precision: of the net; "auto" is bf16 where the processor has it, else fp32.
         untrained: a seed: a net without training, for training from nothing.
 
@@ -75,7 +76,7 @@ def load(
             net = FocusUNet()
         return Focus(Parts(net, FocusFrame(SIDE), None, f"random {untrained}"), precision=precision)
     found = opened(NAME, CARD, checkpoint=checkpoint)
-    net = FocusUNet()
+    net = focus_unet_of(found.shapes)
     fill(net, found.tensors, what=CARD.title)
     return Focus(Parts(net, FocusFrame(SIDE), None, found.digest), precision=precision)
 

@@ -8,9 +8,10 @@ XYXY with inclusive maxima, as the official code has them.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from segwise.card import ModelCard, WeightFile
+from segwise.errors import WeightsError
 from segwise.geometry import Array, Grid, Volume, regrid
 from segwise.lifts.grey import GreyFrame
 from segwise.lifts.orthogonal import Orthogonal
@@ -25,7 +27,9 @@ from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
 from segwise.nets.contract import Marks
 from segwise.nets.flops import Published, Stages
+from segwise.nets.mobile_sam import mobile_sam_of
 from segwise.nets.sam import MaskDecoder, PromptEncoder, SamNet, TwoWayTransformer
+from segwise.nets.sam_vit import Shapes
 from segwise.nets.tiny_vit import TinyViT
 from segwise.prompt import Prompt
 from segwise.segmenter import Learned, Parts, Tree
@@ -150,6 +154,14 @@ def resized(image: Array) -> Array:
     return np.asarray(cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_AREA))
 
 
+def net_of(shapes: Shapes, config: Mapping[str, Any]) -> SamNet:
+    """The network, untrained, with the sizes that a checkpoint's keys have; as released where they are none of it."""
+    try:
+        return mobile_sam_of(shapes, config, candidates="one", image_size=SIZE, stem_stride=1)
+    except WeightsError:
+        return net()  # whose keys say what is missing
+
+
 def net() -> SamNet:
     """The network, untrained."""
     return SamNet(
@@ -179,13 +191,13 @@ def load(
             of the object grown through the "image" from the first mask, which does not run off it.
         shift: shift z-scored MR by its minimum first; without it voxels <= 0 are black, as in the official path.
         checkpoint: a file with the official key names, or a folder that holds "checkpoint.pth"; default: the
-            released weights.
+            released weights. Its keys tell the sizes: a distilled student is narrower.
 
     Raises:
         WeightsError: the weights are missing, damaged or of another model; the message tells what to type.
     """
     weights = opened("litemedsam", CARD, checkpoint=checkpoint)
-    network = net()
+    network = net_of(weights.shapes, weights.config)
     fill(network, weights.tensors, what=CARD.title)
     parts = Parts(network, LiteFrame(plane=plane, shift=shift), None, weights.digest)
     if lift == "orthogonal":

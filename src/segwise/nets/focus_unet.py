@@ -8,7 +8,7 @@ only what the image alone decides, and every word costs one pass of the whole ne
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from segwise.nets.contract import Decoded, Marks, PromptNet, Tree
 SIDE = 40
 WIDTHS = (16, 32, 64, 96)
 DEPTHS = (0, 1, 2, 2)  # residual blocks a level on the way down
+GROUPS = 8  # of channels that are normalised together
 ENFORCED = 2.0  # the least size of the logit at a click
 
 
@@ -29,9 +30,9 @@ class Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(width, width, 3, padding=1, bias=False)
-        self.norm1 = nn.GroupNorm(8, width)
+        self.norm1 = nn.GroupNorm(GROUPS, width)
         self.conv2 = nn.Conv3d(width, width, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(8, width)
+        self.norm2 = nn.GroupNorm(GROUPS, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[Q, C, D, H, W] -> the same shape."""
@@ -51,13 +52,13 @@ class FocusUNet(PromptNet):
         super().__init__()
         levels = range(1, len(widths))
         self.stem = nn.Conv3d(len(focus_channels.NAMES), widths[0], 3, padding=1, bias=False)
-        self.stem_norm = nn.GroupNorm(8, widths[0])
+        self.stem_norm = nn.GroupNorm(GROUPS, widths[0])
         self.down = nn.ModuleList(nn.Conv3d(widths[i - 1], widths[i], 2, stride=2) for i in levels)
         self.blocks = nn.ModuleList(nn.Sequential(*(Block(widths[i]) for _ in range(depths[i]))) for i in levels)
         self.up = nn.ModuleList(nn.Conv3d(widths[i], widths[i - 1], 1) for i in levels)
         self.merge = nn.ModuleList(Block(widths[i]) for i in range(1, len(widths) - 1))
         self.last = nn.Conv3d(widths[0], widths[0], 3, padding=1, bias=False)
-        self.last_norm = nn.GroupNorm(8, widths[0])
+        self.last_norm = nn.GroupNorm(GROUPS, widths[0])
         self.head = nn.Conv3d(widths[0], 1, 1)
         self.judge = nn.Sequential(nn.Linear(widths[-1] + 2 * widths[1] + 2, 64), nn.ReLU(), nn.Linear(64, 1))
 
@@ -106,6 +107,18 @@ class FocusUNet(PromptNet):
         device = logits.device.type
         with contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
             return torch.sigmoid(self.judge(told))
+
+
+def focus_unet_of(shapes: Mapping[str, Sequence[int]]) -> FocusUNet:
+    """The net, untrained, with the widths and depths that a file's keys have; the shipped ones where it lacks them."""
+    widths = [shapes.get("stem.weight", (WIDTHS[0],))[0]]
+    while (key := f"down.{len(widths) - 1}.weight") in shapes:
+        widths.append(shapes[key][0])
+    if len(widths) < 3 or any(width % GROUPS or not width for width in widths):
+        return FocusUNet()
+    names = [key.split(".")[:3] for key in shapes if key.startswith("blocks.")]
+    depths = [len({name[2] for name in names if name[1] == str(i)}) for i in range(len(widths) - 1)]
+    return FocusUNet(widths=widths, depths=[0, *depths])
 
 
 def enforced(logits: Tensor, marks: Marks) -> Tensor:

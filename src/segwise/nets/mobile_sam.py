@@ -22,21 +22,29 @@ STEM_STRIDE, MERGE_STRIDES = 2, (2, 2, 1)
 
 
 def mobile_sam_of(
-    shapes: Shapes, config: Mapping[str, Any], *, candidates: Candidates = "auto", enlarge: bool = True
+    shapes: Shapes,
+    config: Mapping[str, Any],
+    *,
+    candidates: Candidates = "auto",
+    enlarge: bool = True,
+    image_size: int = IMAGE_SIZE,
+    stem_stride: int = STEM_STRIDE,
 ) -> SamNet:
     """MobileSAM, untrained, with the sizes that a checkpoint's keys have.
 
     Args:
         shapes: key -> shape.
-        config: "image_size" (1024 without it) and "decoder_num_heads", which no shape tells.
+        config: "image_size" and "decoder_num_heads", which no shape tells.
         candidates, enlarge: as in `SamNet`.
+        image_size: without one in `config`.
+        stem_stride: of both stem convolutions; 1 for LiteMedSAM.
 
     Raises:
         WeightsError: keys are missing.
     """
-    size = int(config.get("image_size", IMAGE_SIZE))
-    encoder = tiny_vit_of(shapes)
-    side = size // (STEM_STRIDE**2 * math.prod(MERGE_STRIDES))
+    size = int(config.get("image_size", image_size))
+    encoder = tiny_vit_of(shapes, stem_stride=stem_stride)
+    side = size // (stem_stride**2 * math.prod(MERGE_STRIDES))
     prompts, decoder = prompting_of(shapes, config, grid=(side, side), size=(size, size))
     return SamNet(encoder, prompts, decoder, candidates=candidates, enlarge=enlarge)
 
@@ -49,7 +57,7 @@ def mobile_sam(*, candidates: Candidates = "auto", enlarge: bool = True) -> SamN
     return SamNet(encoder, prompts, decoder, candidates=candidates, enlarge=enlarge)
 
 
-def tiny_vit_of(shapes: Shapes, *, prefix: str = "image_encoder.") -> TinyViT:
+def tiny_vit_of(shapes: Shapes, *, prefix: str = "image_encoder.", stem_stride: int = STEM_STRIDE) -> TinyViT:
     """MobileSAM's image encoder with the sizes that a checkpoint's keys have.
 
     Raises:
@@ -70,7 +78,7 @@ def tiny_vit_of(shapes: Shapes, *, prefix: str = "image_encoder.") -> TinyViT:
             depths=depths,
             heads=[heads for heads, _ in biases],
             windows=[math.isqrt(places) for _, places in biases],
-            stem_stride=STEM_STRIDE,
+            stem_stride=stem_stride,
             merge_strides=MERGE_STRIDES,
             embedding=shapes[f"{prefix}neck.0.weight"][0],
             mlp_ratio=shapes[f"{prefix}layers.1.blocks.0.mlp.fc1.weight"][0] / widths[1],

@@ -103,6 +103,7 @@ def write(
     title: str = "",
     data: Mapping[str, Any] | None = None,
     trained: Mapping[str, Any] | None = None,
+    vouched: bool = True,
 ) -> ModelFolder:
     """A model folder, made or made anew. A process that is killed leaves the old one, or one that `read` refuses.
 
@@ -112,6 +113,7 @@ def write(
         files: name -> tensors by name (written as safetensors), bytes as they are, or None for a file that lies there
             already.
         title, data, trained: as in `ModelFolder`.
+        vouched: name the files; not where they were made from weights that nobody knows, which then stay unknown.
 
     Raises:
         WeightsError: the folder cannot be written, or a file that should lie there does not.
@@ -124,7 +126,7 @@ def write(
         lost = [name for name in files if not (folder / name).is_file()]
         if lost:
             raise WeightsError(f"{folder / lost[0]} should lie there before {CARD_FILE} names it")
-        shas = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
+        shas = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files if vouched}
         said = {"segwise_model": FORMAT, "spec": spec, "files": shas, "title": title}
         said |= {"data": dict(data or {}), "trained": dict(trained or {})}
         whole(folder / CARD_FILE, json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False).encode())

@@ -13,6 +13,7 @@ from typing import Any
 
 from segwise.errors import WeightsError
 from segwise.weights.looks import WANTED, refuse_other
+from segwise.weights.narrow import widened
 from segwise.weights.stand_ins import known
 
 _HEADER_LIMIT = 100_000_000  # bytes; safetensors' own limit
@@ -146,7 +147,7 @@ def _begins_as_safetensors(path: Path) -> bool:
 
 
 def flat(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The state dict in what a file holds: itself, or the entry under which training scripts save it.
+    """The state dict in what a file holds: itself, or the entry under which training scripts save it; 8 bits widened.
 
     Raises:
         WeightsError: there is none; `name` is the file's, for the message.
@@ -165,7 +166,7 @@ def flat(content: Mapping[str, Any], name: str) -> dict[str, Any]:
         raise WeightsError(
             f"{name} holds {shown} …, expected names with tensors, or these under one of {', '.join(STATE_KEYS)}"
         )
-    return dict(content)
+    return widened(content)
 
 
 def signature(path: Path) -> str:
