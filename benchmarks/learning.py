@@ -16,6 +16,8 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
 from segwise import api, assemble
 from segwise.demo import write_scan
@@ -32,6 +34,7 @@ from segwise.training.labelled import Budget
 ORGANS = ("liver", "spleen", "left kidney", "right kidney", "stomach")
 FIRST, LEARNED, CURVE, TESTED = 800, 10, 2, 6
 SPACING_MM = (3.0, 5.5, 5.5)
+NORM = (44, 48, 64)  # voxels of the prior
 SPECIALISTS = ("unet", "unetr", "segresnet", "resenc")
 ADAPTED = tuple(
     f"sam(size=nano)+{name}" for name in ("decoder", "lora", "med-sa", "ma-sam", "samed", "ssf", "bias", "norm", "full")
@@ -73,9 +76,8 @@ class Baselines:
         own = [
             (case.volume(), {t.name: t.mask for t in case.targets(present(case), case.volume().grid)}) for case in cases
         ]
-        self.shape = tuple(min(volume.grid.shape[a] for volume, _ in own) for a in range(3))
         for name in ORGANS:
-            masks = [centred(masks[name], self.shape) for _, masks in own if name in masks]
+            masks = [resized(masks[name], NORM) > 0.5 for _, masks in own if name in masks]
             self.maps[name] = np.mean(masks, axis=0)
             cuts = np.linspace(0.05, 0.95, 19)
             scores = [np.mean([dice(mask, self.maps[name] > cut) for mask in masks]) for cut in cuts]
@@ -92,30 +94,22 @@ class Baselines:
         return float(a), float(b)
 
     def _within(self, name: str, image: Array, band: tuple[float, float]) -> Array:
-        reach = spread(self.maps[name] > 0.02, image.shape)
+        reach = resized(self.maps[name] > 0.02, image.shape) > 0.5
         return (image >= band[0]) & (image <= band[1]) & reach
 
     def prior(self, name: str, volume: Volume) -> Array:
         """The training masks' mean, cut."""
-        return spread(self.maps[name] > self.cuts[name], volume.grid.shape)
+        return resized(self.maps[name], volume.grid.shape) > self.cuts[name]
 
     def threshold(self, name: str, volume: Volume) -> Array:
         """The best band of intensity, where the organ lay in anyone."""
         return self._within(name, volume.array[0], self.bands[name])
 
 
-def centred(mask: Array, shape: tuple[int, ...]) -> Array:
-    """The middle of a volume."""
-    low = [(n - m) // 2 for n, m in zip(mask.shape, shape, strict=True)]
-    return mask[tuple(slice(a, a + m) for a, m in zip(low, shape, strict=True))]
-
-
-def spread(mask: Array, shape: tuple[int, ...]) -> Array:
-    """A middle part back in a volume."""
-    out = np.zeros(shape, dtype=bool)
-    low = [(n - m) // 2 for n, m in zip(shape, mask.shape, strict=True)]
-    out[tuple(slice(a, a + m) for a, m in zip(low, mask.shape, strict=True))] = mask
-    return out
+def resized(values: Array, shape: tuple[int, ...]) -> Array:
+    """A mask or map on as many voxels as wanted over the same field: persons differ in size."""
+    own = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None, None]
+    return F.interpolate(own, tuple(shape), mode="trilinear", align_corners=False)[0, 0].numpy()
 
 
 def present(case) -> tuple[str, ...]:

@@ -244,15 +244,15 @@ def test_no_message_advises_to_load_unsafely(segwise, tmp_path):
 
 
 def test_what_is_doubtful_in_an_answer_is_said(dataset, tmp_path):
-    from segwise import api, assemble
+    from segwise import asked, assemble
     from segwise import io as files
 
     volume = files.read(dataset / "case_0/image.nii.gz", modality="CT").volume
-    said = api._doubts(assemble.model_info("meshnet"), volume, {"thalamus": 0, "brainstem": 7}, {})
+    said = asked.doubts(assemble.model_info("meshnet"), volume, {"thalamus": 0, "brainstem": 7}, {})
     assert said == ["meshnet is made for MR; this looks like CT", "nothing was found of 1 of 2 targets: thalamus"]
-    assert api._doubts(assemble.model_info("threshold"), volume, {"liver": 7}, {"liver": None}) == []
+    assert asked.doubts(assemble.model_info("threshold"), volume, {"liver": 7}, {"liver": None}) == []
     sure = {"liver": 0.031, "spleen": 0.9, "aorta": None}
-    absent = api._doubts(assemble.model_info("segvol"), volume, {"liver": 0, "spleen": 5, "aorta": 0}, sure)
+    absent = asked.doubts(assemble.model_info("segvol"), volume, {"liver": 0, "spleen": 5, "aorta": 0}, sure)
     assert absent[-2:] == [
         "absent from this scan, says the model, so left empty: liver (presence 0.03)",
         "nothing was found of 1 of 3 targets: aorta",
