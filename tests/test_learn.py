@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from segwise import api, assemble
 from segwise.cli.app import app
 from segwise.errors import SegwiseError, SpecError, TrainingError
 from segwise.learn import Who
-from segwise.training import loop
+from segwise.training import loop, splits
 from segwise.training.labelled import Budget
 
 ADAPTED = "sam(size=nano)+decoder"
@@ -144,7 +145,11 @@ def test_one_subject_cannot_be_left_out_and_another_split_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="nobody is left to train on"):
         api.adaptation(ADAPTED, Who(data=tmp_path / "one", left_out=("case000",)), tmp_path / "out", Budget(steps=1))
     labelled_cases.write(tmp_path / "four", 4)
-    api.adaptation(ADAPTED, Who(data=tmp_path / "four"), tmp_path / "out", Budget(steps=1))
+    api.adaptation(ADAPTED, Who(data=tmp_path / "four", left_out=("case002",)), tmp_path / "out", Budget(steps=1))
+    made = api.adaptation(
+        ADAPTED, Who(data=tmp_path / "four"), tmp_path / "out", Budget(steps=1)
+    )  # nothing learned yet
+    api.learn(made, tmp_path / "out")
     with pytest.raises(TrainingError, match="holds a training on other subjects"):
         api.adaptation(ADAPTED, Who(data=tmp_path / "four", left_out=("case001",)), tmp_path / "out", Budget(steps=1))
 
@@ -195,3 +200,16 @@ def test_out_of_memory_is_one_message_and_the_checkpoint_stays(data, tmp_path, m
 def test_only_models_with_a_net_are_adapted(data, tmp_path):
     with pytest.raises(SpecError, match="there is none before it"):
         api.adaptation("box-fill+decoder", Who(data=data), tmp_path, Budget(steps=1))
+
+
+def test_only_cases_of_the_kind_and_with_the_structures_are_used(tmp_path, monkeypatch):
+    labelled_cases.write(tmp_path / "data", 3)
+    cases = api.read_cases(tmp_path / "data")
+    bare = replace(cases[0], structures=(), derived=())
+    other = replace(cases[1], modality="CT")
+    known = [bare, other, replace(cases[2], modality="MR")]
+    assert splits.usable(known, targets=("liver",)) == known[1:]
+    assert splits.usable(known, targets=("liver",), modality="MR") == known[2:]
+    assert splits.usable(known, modality="CT") == [other]
+    with pytest.raises(TrainingError, match="no case is PT; the data set has"):
+        splits.usable(known, modality="PT")

@@ -43,7 +43,8 @@ class Who:
     Attributes:
         data: folder of a data set.
         layout: of it; None for the one that recognises it.
-        targets: names of structures; () for those that every training case lists.
+        targets: names of structures; () for those that every training case lists. Cases that have none are left out.
+        modality: "CT" or "MR": only these cases; "" for all.
         fraction: share of the training subjects that are used.
         left_out: subjects kept for testing.
         fold, folds: instead: every subject is tested in one of so many trainings.
@@ -54,6 +55,7 @@ class Who:
     data: Path
     layout: str | None = None
     targets: tuple[str, ...] = ()
+    modality: str = ""
     fraction: float = 1.0
     left_out: tuple[str, ...] = ()
     fold: int = 0
@@ -172,7 +174,7 @@ def specialist(
         if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != content:
             raise TrainingError(f"{out} holds a training with another {PLAN} than {start} has; give another folder")
         _written(path, content)
-    elif not path.is_file():
+    elif not (path.is_file() and splits.begun(out)):
         looked = None if tick is None else lambda i, n: tick(i, n, "looking at the cases")
         found = planning.fingerprint(chosen.train, chosen.names, progress=looked)
         planned(path, spec, found, chosen.names, patch=patch, spacing_mm=spacing_mm, patch_voxels=patch_voxels)
@@ -246,7 +248,7 @@ def cases_of(who: Who, out: Path) -> Chosen:
     Raises:
         DatasetError: nothing can be read. TrainingError: nobody to train on, no such structure, or another split there.
     """
-    _, cases = inventory.find(who.data, who.layout)
+    cases = splits.usable(inventory.find(who.data, who.layout)[1], targets=who.targets, modality=who.modality)
     split = drawn(who, cases)
     train, valid = split.of(cases, "train"), split.of(cases, "valid")
     names = named(train, who.targets)

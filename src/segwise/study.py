@@ -93,7 +93,7 @@ def parts(plan: Plan, cases: Sequence[Case], out: Path) -> list[Part]:
     """
     study = plan.study
     assert study is not None
-    return list(_parts(study, cases, out))
+    return list(_parts(study, splits.usable(cases, targets=plan.targets), out))
 
 
 def _parts(study: Study, cases: Sequence[Case], out: Path) -> Iterator[Part]:

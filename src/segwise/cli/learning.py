@@ -35,6 +35,7 @@ Threads = Annotated[
 ]
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
 Targets = Annotated[str, typer.Option(help="Structures to learn, by commas; default: those all training cases have.")]
+Modality = Annotated[str, typer.Option(help="Only cases of it: CT or MR; default: all.")]
 Fraction = Annotated[float, typer.Option(help="Share of the training subjects that are used.")]
 LeaveOut = Annotated[str, typer.Option(help="Subjects kept for testing, by commas.")]
 Fold = Annotated[str, typer.Option(help="Instead: fold k of n, as 0/5; every subject is tested in one of them.")]
@@ -91,6 +92,7 @@ def who(
     fold: str,
     split: Path | None,
     seed: int,
+    modality: str = "",
 ) -> Who:
     """Which cases, from the options.
 
@@ -111,6 +113,7 @@ def who(
         data=data,
         layout=layout,
         targets=_words(targets),
+        modality=modality.upper(),
         fraction=fraction,
         left_out=_words(leave_out),
         fold=k,

@@ -22,6 +22,7 @@ from segwise.cli.learning import (
     Layout,
     LeaveOut,
     Minutes,
+    Modality,
     Out,
     Precision,
     Rate,
@@ -59,6 +60,7 @@ def train(
         int | None, typer.Option(min=0, help="Processes beside it that make samples; default: the recipe's.")
     ] = None,
     targets: Targets = "",
+    modality: Modality = "",
     fraction: Fraction = 1.0,
     leave_out: LeaveOut = "",
     fold: Fold = "",
@@ -89,7 +91,7 @@ def train(
     from segwise import api
 
     if data is not None:
-        whom = who(data, layout, targets, fraction, leave_out, fold, split, seed)
+        whom = who(data, layout, targets, fraction, leave_out, fold, split, seed, modality)
         if api.elsewhere(name):
             planned = {"--patch": patch, "--spacing": spacing, "--dry-run": dry_run, "--budget-gb": budget_gb}
             planned |= {"--batch": batch != 2, "--loss": loss != "dice-ce", "--precision": precision != "auto"}
@@ -176,6 +178,7 @@ def adapt(
     device: Device = "cpu",
     threads: Threads = None,
     targets: Targets = "",
+    modality: Modality = "",
     fraction: Fraction = 1.0,
     leave_out: LeaveOut = "",
     fold: Fold = "",
@@ -199,7 +202,7 @@ def adapt(
     os.environ.setdefault("OMP_NUM_THREADS", str(threads or 1))
     from segwise import api
 
-    whom = who(data, layout, targets, fraction, leave_out, fold, split, seed)
+    whom = who(data, layout, targets, fraction, leave_out, fold, split, seed, modality)
     if api.in_context(model):
         _support(model, whom, out, {"support": support, "choose": choose or None}, json=json)
         return

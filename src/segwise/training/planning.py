@@ -183,7 +183,7 @@ def _gathered(
         if seen and found.channels != seen[0].channels:
             raise TrainingError(
                 f"case {found.id} has the channels {_listed(found.channels)}, case {seen[0].id} has "
-                f"{_listed(seen[0].channels)}; expected the same in all: leave one kind out"
+                f"{_listed(seen[0].channels)}; expected the same in all: say which with --modality"
             )
         seen.append(found)
         samples.append(values)

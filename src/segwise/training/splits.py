@@ -14,6 +14,7 @@ from segwise.case import Case
 from segwise.errors import TrainingError
 
 FILE = "split.json"
+BEGUN = ("last.pt", "model.json")  # in a folder where something was learned already
 VALIDATED = 0.2  # share of the subjects that a training checks itself on, where nothing else is said
 
 
@@ -40,6 +41,20 @@ class Split:
     def content(self) -> dict[str, Any]:
         """As `split.json` has it."""
         return {"train": list(self.train), "valid": list(self.valid), "test": list(self.test)}
+
+
+def usable(cases: Sequence[Case], *, targets: Sequence[str] = (), modality: str = "") -> list[Case]:
+    """Cases that can be learned from: of one modality if it is given, with one of the targets at least if they are.
+
+    Raises:
+        TrainingError: none is left.
+    """
+    fit = [case for case in cases if not modality or case.modality == modality]
+    if not fit:
+        there = sorted({case.modality or "unknown" for case in cases})
+        raise TrainingError(f"no case is {modality}; the data set has {', '.join(there)}: say another --modality")
+    found = [case for case in fit if case.broken or not targets or any(case.structure(name) for name in targets)]
+    return found or fit  # where nobody has one, the names are told later
 
 
 def subjects(cases: Sequence[Case]) -> tuple[str, ...]:
@@ -123,6 +138,11 @@ def write(split: Split, folder: Path) -> Path:
     return path
 
 
+def begun(out: Path) -> bool:
+    """Something was learned in a folder already."""
+    return any((out / name).exists() for name in BEGUN)
+
+
 def noted(split: Split, out: Path) -> None:
     """Write the split into the folder of a training.
 
@@ -130,7 +150,7 @@ def noted(split: Split, out: Path) -> None:
         TrainingError: another one is there, or the folder cannot be written.
     """
     there = out / FILE
-    if there.is_file() and read(there) != split:
+    if begun(out) and there.is_file() and read(there) != split:
         raise TrainingError(
             f"{out} holds a training on other subjects ({FILE} there); give another folder, or the same split"
         )
