@@ -20,12 +20,16 @@ from segwise.geometry import Array, Channel, Grid, Volume
 from segwise.nets.contract import Marks
 from segwise.segmenter import Frame
 from segwise.synth.appearance import STYLES, shoot
+from segwise.synth.regions import region
 from segwise.synth.worlds import world
 
 FIRST_SEED = 1_000_000  # of worlds of training; those of tests and benchmarks are below
 AT_HAND = 6  # worlds that a batch draws from
 BATCHES = 8  # until the oldest of them gives way to a new one
 LEAST = 12  # voxels of a target on its slice
+REGIONS = ("abdomen", "thorax", "pelvis", "brain", "neck", "thigh")  # head and torso are for testing
+UPRIGHT = 0.7  # of the bodies
+MOST = 20  # targets of a body
 EARLY, LATE = 1.0, 0.5  # balance of the mask loss in the first batches and in the others
 HALF = 0.5
 
@@ -60,6 +64,7 @@ class Slices:
         easy_until: batches before this index are zoomed to a target.
         single: share of the others that do so too.
         thickest: voxels of a world a slice, at most.
+        bodies: share of the scenes that are phantoms of body regions; the others are worlds of shapes.
     """
 
     frame: Frame[Any]
@@ -71,6 +76,7 @@ class Slices:
     easy_until: int = 0
     single: float = 0.15
     thickest: float = 4.0
+    bodies: float = 0.0
 
     def batch(self, index: int) -> list[Clip]:
         """Clips of one length."""
@@ -81,7 +87,7 @@ class Slices:
         n = 1 if short else int(rng.integers(2, self.n_slices + 1))
         while len(made) < max(1, self.views // n):
             number = int(newest - rng.integers(0, AT_HAND))
-            scene = _scene(self.frame, self.seed, number, self.thickest)
+            scene = _scene(self.frame, self.seed, number, self.thickest, self.bodies)
             clip = _clip(self.frame, scene, rng, most=self.targets, n=n, early=index < self.easy_until)
             made += [] if clip is None else [clip]
         return made
@@ -94,16 +100,27 @@ class _Scene(NamedTuple):
 
 
 @functools.lru_cache(maxsize=2 * AT_HAND)
-def _scene(frame: Frame[Any], seed: int, number: int, thickest: float) -> _Scene:
-    """A world as a scan, turned at random."""
+def _scene(frame: Frame[Any], seed: int, number: int, thickest: float, bodies: float) -> _Scene:
+    """A world or a body as a scan, turned at random; bodies mostly as they stand, mirrored at most."""
     rng = np.random.default_rng([seed, number, 8])
-    one = world(FIRST_SEED + 10_000_000 * seed + number)
-    labels = one.phantom.labels.transpose(rng.permutation(3))
-    labels = labels[tuple(slice(None, None, int(step)) for step in rng.choice((-1, 1), 3))]
+    body = bool(bodies) and bool(rng.random() < bodies)
+    name = REGIONS[int(rng.integers(len(REGIONS)))] if body else ""
+    drawn = FIRST_SEED + 10_000_000 * seed + number
+    one = region(name, drawn) if body else world(drawn)
+    labels, spacing = one.phantom.labels, np.array(one.phantom.grid.spacing_mm)
+    if body and rng.random() < UPRIGHT:
+        labels = labels[:, :, :: int(rng.choice((-1, 1)))]
+    else:
+        turn = rng.permutation(3)
+        labels, spacing = labels.transpose(turn), spacing[turn]
+        labels = labels[tuple(slice(None, None, int(step)) for step in rng.choice((-1, 1), 3))]
     style = str(rng.choice(STYLES))
     thick = float(np.exp(rng.uniform(0, np.log(thickest))))
     ids = [labels_ for _, labels_ in one.targets]
-    shot = shoot(labels, (1, 1, 1), one.phantom.tissues, rng, factors=(thick, 1, 1), targets=ids, style=style)
+    if body:
+        ids = [ids[i] for i in np.sort(rng.permutation(len(ids))[:MOST])]
+    mm = spacing.tolist() if body else (1, 1, 1)
+    shot = shoot(labels, mm, one.phantom.tissues, rng, factors=(thick, 1, 1), targets=ids, style=style)
     image = shot.image if style == "ct" else np.maximum(shot.image - np.percentile(shot.image, 1), 0)
     affine = np.diag([1.0, 1.0, 1.0, 1.0])
     affine[:3, :3] = np.array([[0, 0, -1], [0, -1, 0], [1, 0, 0]]) * np.array(shot.spacing_mm)  # to S, P, L

@@ -1,4 +1,4 @@
-"""`sam(size=nano)`: SAM's own net, small, trained from nothing on slices of procedural worlds.
+"""`sam(size=nano)`: SAM's own net, small, trained from nothing on slices of procedural worlds and bodies.
 
 An image is encoded once and asked several rounds: a box, points or both; then clicks in the middle of the largest
 error, with the logits of the round before as mask prompt. Losses as SAM's (Kirillov et al., arXiv 2304.02643, appendix
@@ -26,6 +26,7 @@ from segwise.nets.sam import SamNet
 from segwise.segmenter import Frame, Parts
 from segwise.spec import Spec
 from segwise.training import halves
+from segwise.training.beside import Beside
 from segwise.training.contract import Measures, Recipe, Settings
 from segwise.training.slices import EARLY, LATE, Clip, Slices, asked, clicked, first_words, mask_loss, overlaps, shown
 
@@ -33,7 +34,8 @@ NAME, FILE = "sam-nano", "sam_nano.safetensors"
 CONFIG = {"decoder_num_heads": sam_sizes.NANO_HEADS}
 STEPS = 10000
 EASY = 400  # batches that are zoomed to a target and asked with a box
-VIEWS, TARGETS = 4, 4
+VIEWS, TARGETS = 4, 6
+BODIES = 0.65  # share of the scenes
 ROUNDS = (1, 1, 2)  # drawn a batch
 MAKES = ((True, 0), (False, 1), (False, 2), (False, 3), (True, 1))  # a box, points
 SHARES = (0.5, 0.22, 0.08, 0.08, 0.12)
@@ -51,7 +53,7 @@ class Prompted:
         held_out: the stream of batches that are never trained on.
     """
 
-    net: SamNet
+    net: Beside
     frame: Frame[Any]
     held_out: Slices
 
@@ -84,8 +86,9 @@ class Prompted:
         self, batch: list[Clip], rng: np.random.Generator, *, box: bool, points: int, n: int
     ) -> list[tuple[Tensor, float]]:
         """(loss, mean DSC) of each round."""
-        size = self.net.prompt_encoder.size[0]
-        features = self.net.encode(torch.from_numpy(np.stack([clip.views[0] for clip in batch])))
+        size = self.net.inner.prompt_encoder.size[0]
+        views = torch.from_numpy(np.stack([clip.views[0] for clip in batch]))
+        features = self.net.inner.encode(views)
         owners = [(i, k) for i, clip in enumerate(batch) for k in range(len(clip.masks))]
         images = [i for i, _ in owners]
         shapes = [(int(batch[i].masks.shape[2]), int(batch[i].masks.shape[3])) for i in images]
@@ -96,8 +99,9 @@ class Prompted:
         for turn in range(n):
             marks = asked(self.frame, said, images, shapes)
             marks = Marks(marks.image, marks.points, marks.signs, marks.boxes, low_res)
-            decoded = self.net.decode(features, marks)
-            done.append(_judged(decoded, wanted, balance=EARLY if batch[0].early else LATE))
+            decoded = self.net.inner.decode(features, marks)
+            loss, score = _judged(decoded, wanted, balance=EARLY if batch[0].early else LATE)
+            done.append((loss + self.net.loss(views[images, :1, 0], marks.boxes), score))
             best = _best(decoded).detach()
             low_res = best if rng.random() < 0.85 else None
             if turn + 1 < n:
@@ -145,20 +149,21 @@ def recipe(*, seed: int = 0, steps: int | None = None) -> Recipe:
     parts = untrained(seed)
     net: SamNet = parts.net.requires_grad_(True)
     net.candidates, net.enlarge = "auto", False
-    stream = Slices(parts.frame, seed=seed, views=VIEWS, targets=TARGETS, easy_until=EASY)
-    held_out = Slices(parts.frame, seed=seed + 500, views=VIEWS, targets=TARGETS)
-    objective = Prompted(net, parts.frame, held_out)
+    stream = Slices(parts.frame, seed=seed, views=VIEWS, targets=TARGETS, easy_until=EASY, bodies=BODIES)
+    held_out = Slices(parts.frame, seed=seed + 500, views=VIEWS, targets=TARGETS, bodies=BODIES)
+    objective = Prompted(Beside(net, net.mask_decoder), parts.frame, held_out)
 
     def save(folder: Path, trained: nn.Module, known: Mapping[str, Any]) -> list[Path]:
-        return halves.save(folder / FILE, trained, known, config=CONFIG)
+        assert isinstance(trained, Beside)
+        return halves.save(folder / FILE, trained.inner, known, config=CONFIG)
 
     return Recipe(
         name=NAME,
         objective=objective,
         stream=stream,
         settings=Settings(
-            steps=steps or STEPS, rate=1e-3, warmup=40, decay=0.02, precision="fp32", seed=seed, validate_every=400
+            steps=steps or STEPS, rate=1.5e-3, warmup=100, decay=0.02, precision="fp32", seed=seed, validate_every=400
         ),
         save=save,
-        note="nano, trained on synthetic data: slices of procedural worlds",
+        note="nano, trained on synthetic data: slices of procedural worlds and bodies",
     )
