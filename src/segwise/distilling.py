@@ -20,15 +20,13 @@ from torch import nn
 
 from segwise import assemble, learn
 from segwise.case import Case
-from segwise.datasets._case import make
-from segwise.datasets._files import stem, volumes
 from segwise.errors import SpecError, TrainingError
-from segwise.evaluate import inventory
 from segwise.geometry import Array, Grid
 from segwise.learn import Tick, Who
 from segwise.nets import students
 from segwise.nets.focus_unet import FocusUNet
 from segwise.nets.sam import SamNet
+from segwise.pretrain import scans
 from segwise.prompt import Box, Prompt
 from segwise.segmenter import Learned, Parts
 from segwise.spec import Spec
@@ -161,10 +159,7 @@ def distill(made: Distillation, out: Path, *, report: bool = True, **how: Any) -
 
 def _found(who: Who, out: Path) -> _Data:
     """Labelled cases as every layout reads them, or the scans of a folder that no layout knows."""
-    if who.layout is None and who.data.is_dir() and not inventory.recognising(who.data) and volumes(who.data):
-        cases = [_unlabelled(who.data, path) for path in volumes(who.data)]
-    else:
-        cases = inventory.find(who.data, who.layout)[1]
+    cases = scans(who.data, who.layout)
     split = learn.drawn(who, cases)
     train = [case for case in split.of(cases, "train") if not case.broken]
     names = tuple(sorted({s.name for case in train for s in case.structures}))
@@ -172,11 +167,6 @@ def _found(who: Who, out: Path) -> _Data:
         names = learn.named(train, who.targets)
     splits.noted(split, out)
     return _Data(cases[0].dataset, names, split, cases)
-
-
-def _unlabelled(root: Path, path: Path) -> Case:
-    name = stem(path)
-    return make(root=root, layout="scans", id=name, subject=name, images=[path], labels=[])
 
 
 def _generated(out: Path) -> _Data:

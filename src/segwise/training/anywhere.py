@@ -7,7 +7,6 @@ that a student learns how its teacher's answer moves with the prompt.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from segwise.geometry import Array, Grid, Volume, bounds
 from segwise.prompt import Box, Points, Prompt
 from segwise.segmenter import Frame
 from segwise.training.marked import LEAST, Asked, Slice
-from segwise.training.prepared import Prepared
+from segwise.training.prepared import Prepared, mapped
 
 REGION = "region"  # name of what no label names
 LARGEST = 0.4  # of a slice, that a region may fill
@@ -97,7 +96,7 @@ def made(
         points: asked by points, else by boxes.
         most: targets.
     """
-    volume, labels = _opened(case)
+    volume, labels = mapped(case)
     if name:
         places = case.places(name)[:, 0]
         place = int(places[int(rng.integers(len(places)))])
@@ -194,8 +193,3 @@ def held_out(frame: Frame[Any], cases: Sequence[Prepared], *, n: int, seed: int,
         if len(found) == begun:
             break
     return found
-
-
-@functools.lru_cache(maxsize=64)
-def _opened(case: Prepared) -> tuple[Volume, Array]:
-    return case.volume, case.labels

@@ -11,7 +11,7 @@ import numpy as np
 from segwise.errors import TrainingError
 from segwise.geometry import Array, Grid, Volume, bounds
 from segwise.training.interactive import Sample
-from segwise.training.prepared import Prepared
+from segwise.training.prepared import Prepared, mapped
 from segwise.training.regions import RegionFrame, asked_about
 
 ROOM = 1.0  # of a structure's side, cut out beyond it on either side
@@ -63,7 +63,7 @@ def drawn(
     frame: RegionFrame, case: Prepared, name: str, rng: np.random.Generator, *, mirror: bool = False
 ) -> Sample | None:
     """One sample of a structure, or None if it is too small."""
-    volume, labels = _opened(case)
+    volume, labels = mapped(case)
     box = _box(case, name)
     if box is None:
         return None
@@ -92,13 +92,8 @@ def checked(frame: RegionFrame, cases: Sequence[Prepared], *, n: int, seed: int)
     return found
 
 
-@functools.lru_cache(maxsize=64)
-def _opened(case: Prepared) -> tuple[Volume, Array]:
-    return case.volume, case.labels
-
-
 @functools.lru_cache(maxsize=4096)
 def _box(case: Prepared, name: str) -> tuple[Array, Array] | None:
-    mask = _opened(case)[1] == case.names.index(name) + 1
+    mask = mapped(case)[1] == case.names.index(name) + 1
     found = bounds(mask) if mask.sum() >= LEAST else None
     return None if found is None else (np.array(found[0]), np.array(found[1]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from segwise.geometry import Array, Grid, Volume
 from segwise.prompt import Prompt
 from segwise.segmenter import Frame
 from segwise.training.augment import Change, changed, drawn
-from segwise.training.prepared import Prepared
+from segwise.training.prepared import Prepared, mapped
 
 LEAST = 12  # voxels of a structure on its slice
 TARGETS = 4  # at most, a slice
@@ -129,7 +128,7 @@ def made(
         change: of the image and the masks.
         most: structures.
     """
-    volume, labels = _opened(case)
+    volume, labels = mapped(case)
     window = frame.window(case.grid, (place, 0, 0))
     image, marks = volume.array[:, place : place + 1], np.asarray(labels[place : place + 1])
     key = ""
@@ -162,11 +161,6 @@ def checked(frame: Frame[Any], cases: Sequence[Prepared], user: Prompter, *, n: 
         one = made(frame, case, int(np.median(places)), name, user, rng, most=1)
         found += [] if one is None else [one]
     return found
-
-
-@functools.lru_cache(maxsize=64)
-def _opened(case: Prepared) -> tuple[Volume, Array]:
-    return case.volume, case.labels
 
 
 def _altered(image: Array, marks: Array, change: Change) -> tuple[Array, Array]:

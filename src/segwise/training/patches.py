@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from segwise.errors import TrainingError
 from segwise.geometry import Array, Grid, regrid
 from segwise.segmenter import Frame
 from segwise.training.augment import Change, changed, drawn, reach
-from segwise.training.prepared import Prepared
+from segwise.training.prepared import Prepared, mapped
 
 AROUND = 1 / 3  # share of the patches that are centred on a structure (nnU-Net)
 THICK = 3.0  # spacing of one axis over the others' from which it is only turned about
@@ -85,7 +84,7 @@ def cut(case: Prepared, frame: Frame[Any], centre: Sequence[int], shape: Sequenc
     middle = frame.window(case.grid, centre)
     grow = [(n - m) // 2 for n, m in zip(shape, middle.shape, strict=True)]
     window = middle.crop([-g for g in grow], [n - g for n, g in zip(shape, grow, strict=True)])
-    volume, labels = _opened(case)
+    volume, labels = mapped(case)
     return frame.view(volume, window), _shown(labels, case.grid, window)
 
 
@@ -98,11 +97,6 @@ def mirrored(names: Sequence[str], axes: str) -> tuple[int, ...]:
     """
     sided = any({"left", "right"} & set(name.lower().split()) for name in names)
     return tuple(i for i, letter in enumerate(axes) if not (sided and letter in "LR"))
-
-
-@functools.lru_cache(maxsize=64)
-def _opened(case: Prepared) -> tuple[Any, Array]:
-    return case.volume, case.labels
 
 
 def _shown(labels: Array, have: Grid, window: Grid) -> Array:

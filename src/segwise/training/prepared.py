@@ -6,6 +6,7 @@ of the frame, the image and the labels asked for, so that a changed label file o
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -160,6 +161,12 @@ def _write(
     part = folder / ".case.json.tmp"  # last: a folder without it is not whole
     part.write_text(json.dumps(said), encoding="utf-8")
     part.replace(folder / "case.json")
+
+
+@functools.lru_cache(maxsize=64)
+def mapped(case: Prepared) -> tuple[Volume, Array]:
+    """The volume and the labels of a case, mapped into memory once a process."""
+    return case.volume, case.labels
 
 
 def opened(folder: Path) -> Prepared:
