@@ -72,9 +72,12 @@ def test_noise_cannot_decide():
     assert found.verdict == "cannot decide"
 
 
-def test_one_person_cannot_decide():
-    found = crossing_of(run(lambda n: 0.75, lambda n: 0.75 + at(12)(n), people=["p0"]))
-    assert found.verdict == "cannot decide"
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_few_persons_cannot_decide(n):
+    for special in (lambda n: 0.75 + at(12)(n), lambda n: 0.9, lambda n: 0.1):
+        planted = run(lambda n: 0.75, special, people=PEOPLE[:n])
+        assert crossing_of(planted).verdict == "cannot decide"
+    assert "and fewer than 6 decide nothing" in page(*planted)
 
 
 def test_a_curve_that_falls_back_has_not_crossed_before_its_end():

@@ -19,7 +19,7 @@ import numpy as np
 from segwise.report import figures
 from segwise.report.gather import Arm, Gathered
 from segwise.report.markup import e, figure, listing, note, number, signed, table
-from segwise.report.statistics import ALPHA, Floats, interval_of_mean
+from segwise.report.statistics import ALPHA, Floats, interval_of_mean, subjects_needed
 from segwise.spec import parse
 
 N_BOOT = 2000
@@ -126,7 +126,7 @@ def crossing(behind: Curve, ahead: Curve, *, n_boot: int = N_BOOT, seed: int = 0
 
     Args:
         behind: of the generalist.
-        ahead: of the specialist, on the same test persons.
+        ahead: of the specialist, on the same test persons; too few of them for a paired test decide nothing.
         n_boot: draws of the test persons.
         seed: of the draws.
     """
@@ -135,7 +135,7 @@ def crossing(behind: Curve, ahead: Curve, *, n_boot: int = N_BOOT, seed: int = 0
     high = min(behind.subjects[-1], ahead.subjects[-1])
     numbers = numbers[(numbers >= low) & (numbers <= high)]
     n = behind.values.shape[1]
-    if not len(numbers) or n < 2:
+    if not len(numbers) or n < subjects_needed(1, alpha=ALPHA):
         return Crossing(math.nan, math.nan, math.nan, "cannot decide")
     difference = _on(ahead, numbers) - _on(behind, numbers)  # [N, P]
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
@@ -192,6 +192,9 @@ def _answer(generalist: Curve, specialist: Curve) -> str:
             f"{a} overtakes {b} at about <b>{found.at:.0f} labelled subjects</b> (95 % {found.low:.1f} to "
             f"{found.high:.1f}, over the test persons)."
         )
+    n, needed = generalist.values.shape[1], subjects_needed(1, alpha=ALPHA)
+    if n < needed:
+        return f"Cannot decide whether {a} overtakes {b}: {n} test persons, and fewer than {needed} decide nothing."
     guess = "" if math.isnan(found.at) else f"; the means cross at about {found.at:.0f}"
     return f"Cannot decide whether {a} overtakes {b} between {first} and {last} labelled subjects{guess}."
 
