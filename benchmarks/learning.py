@@ -1,6 +1,6 @@
 """Is learning real? Specialists and adapters on generated persons of a family that nothing was trained on.
 
-    python benchmarks/learning.py OUT [--models unet,resenc,…] [--steps 200] [--exchanged] [--csv FILE]
+    python benchmarks/learning.py OUT [--models unet,resenc,…] [--steps 500] [--tuned 200] [--exchanged] [--csv FILE]
 
 Torsos of 44 x 48 x 64 voxels: 10 persons to learn from, 2 for the learning curve, 6 to test on, five organs each. Every
 model gets the same few steps, and must beat on the test persons: its own start (the untrained net, or the generalist as
@@ -35,6 +35,7 @@ ORGANS = ("liver", "spleen", "left kidney", "right kidney", "stomach")
 FIRST, LEARNED, CURVE, TESTED = 800, 10, 2, 6
 SPACING_MM = (3.0, 5.5, 5.5)
 NORM = (44, 48, 64)  # voxels of the prior
+VOXELS = 32 * 48 * 64  # of a patch at most
 SPECIALISTS = ("unet", "unetr", "segresnet", "resenc")
 ADAPTED = tuple(
     f"sam(size=nano)+{name}" for name in ("decoder", "lora", "med-sa", "ma-sam", "samed", "ssf", "bias", "norm", "full")
@@ -137,7 +138,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--models", default=",".join((*SPECIALISTS, *ADAPTED)))
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=500, help="of a specialist")
+    parser.add_argument("--tuned", type=int, default=200, help="of an adapter")
     parser.add_argument("--exchanged", action="store_true")
     parser.add_argument("--csv", type=Path, help="every value, one a line")
     given = parser.parse_args()
@@ -173,8 +175,13 @@ def one(spec: str, given: argparse.Namespace, data: Path, test: list, arms: dict
     subjects = [case.subject for case in sorted(cases, key=lambda case: case.id)]
     who = Who(data=data, targets=ORGANS, left_out=tuple(subjects[LEARNED + CURVE :]))
     text = "+" not in spec
-    budget = Budget(steps=given.steps, rate=1e-3 if text else 3e-4, precision="fp32")
-    made = (api.specialist if text else api.adaptation)(spec, who, out, budget)
+    budget = Budget(
+        steps=given.steps if text else given.tuned, size=1 if text else 2, rate=1e-3 if text else 3e-4, precision="fp32"
+    )
+    if text:
+        made = api.specialist(spec, who, out, budget, patch_voxels=VOXELS)
+    else:
+        made = api.adaptation(spec, who, out, budget)
     assert isinstance(made.recipe.objective.net.training, bool)
     start = assemble.segmenter(spec.split("+", maxsplit=1)[0]) if not text else untrained(spec, out)
     if not (out / "model.json").is_file():

@@ -12,6 +12,7 @@ from segwise import api, study
 from segwise.cli.app import app
 from segwise.errors import PlanError, TrainingError
 from segwise.records import plan as plans
+from segwise.synth.imaging import mr
 from segwise.synth.phantom import Phantom
 
 CONTENT = {
@@ -114,6 +115,21 @@ def test_generated_persons_are_made_once(tmp_path, monkeypatch):
     assert len({case.subject for case in cases}) == 2
 
 
+def test_a_net_is_trained_on_real_cases_on_generated_persons_and_on_both(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "_person", lambda family, seed: mr(_coarse(seed), seed, spacing_mm=(8.0, 8.0, 8.0)))
+    models = [{"model": 'unet(features="4-8")', "steps": 2, "on": kind} for kind in ("real", "generated", "both")]
+    content = {"prompters": ["name"], "targets": ["liver", "spleen"], "metrics": ["overlap"]}
+    content["study"] = {"models": models, "generated": {"family": "torso", "n": 2}}
+    plan = plans.build(content, name="mine", source="mine.toml")
+    run = tmp_path / "run"
+    study.run(plan, data, run)
+    said = [json.loads((folder / "model.json").read_text())["data"] for folder in (tmp_path / "run-models").iterdir()]
+    found = [(len(one["subjects"]["train"]), one.get("generated", 0)) for one in said]
+    n = max(subjects for subjects, _ in found)
+    assert sorted(found) == [(0, 2), (n, 0), (n, 2)]
+    assert len(list((tmp_path / "run-generated").iterdir())) == 2
+
+
 def _coarse(seed) -> Phantom:
     from segwise.synth.torso import torso
 
@@ -131,6 +147,8 @@ def _coarse(seed) -> Phantom:
         ({"folds": 1}, r"study\.folds: 1 is not 0"),
         ({"persons": {"family": "torso"}}, r"study\.persons\.n: nothing came"),
         ({"colour": 1}, r"study\.colour: no such field"),
+        ({"models": [{"model": "unet", "on": "both"}]}, r"study\.generated says no family and number"),
+        ({"models": [{"model": "unet", "on": "toys"}]}, 'on: "toys", expected one of real, generated, both'),
     ],
 )
 def test_a_wrong_study_is_told_by_field(tmp_path, changed, words):

@@ -332,7 +332,8 @@ def _learned(folder: ModelFolder) -> dict[str, str | int | float | tuple[str, ..
     """What a report compares trainings by."""
     numbers = {key: folder.trained.get(key) for key in ("parameters", "seconds", "seed")}
     own = {key: value for key, value in numbers.items() if isinstance(value, int | float)}
-    people = folder.subjects
+    people, made = folder.subjects, folder.generated
+    own |= {"generated": made} if made else {}
     return {"model": folder.spec, "subjects": len(people), "data": folder.dataset, "people": people, **own}
 
 
@@ -341,6 +342,9 @@ def _how(folder: ModelFolder, part: Spec) -> str:
     people = folder.subjects
     who = f": {len(people)} subject{'s' if len(people) != 1 else ''} ({', '.join(people)})" if people else ""
     said = f"{part.name} trained on {folder.dataset or 'data that its folder does not name'}{who}"
+    if folder.generated:
+        made = f"{folder.generated} generated persons"
+        said = f"{said} and {made}" if people else f"{part.name} trained on {made}"
     before = folder.pretrained
     return f"{said}, its encoder before that on {before}, without labels" if before else said
 

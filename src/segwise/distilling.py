@@ -164,7 +164,7 @@ def _found(who: Who, out: Path) -> _Data:
     train = [case for case in split.of(cases, "train") if not case.broken]
     names = tuple(sorted({s.name for case in train for s in case.structures}))
     if who.targets:
-        names = learn.named(train, who.targets)
+        names = splits.named(train, who.targets)
     splits.noted(split, out)
     return _Data(cases[0].dataset, names, split, cases)
 

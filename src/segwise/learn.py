@@ -50,6 +50,8 @@ class Who:
         fold, folds: instead: every subject is tested in one of so many trainings.
         split: a file with the subjects by part, instead.
         seed: of the drawn order of the subjects.
+        generated: a folder of generated persons that are trained on, too; None for none.
+        alone: these are all that is trained on.
     """
 
     data: Path
@@ -62,6 +64,8 @@ class Who:
     folds: int = 0
     split: Path | None = None
     seed: int = 0
+    generated: Path | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,13 +96,14 @@ class Learning:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The cases of a training, by part; who they are is in the folder's split.json."""
+    """The cases of a training, by part; who they are is in the folder's split.json. The last `generated` are made."""
 
     dataset: str
     names: tuple[str, ...]
     split: splits.Split
     train: list[Case] = field(repr=False)
     valid: list[Case] = field(repr=False)
+    generated: int = 0
 
 
 def adaptation(model: str, who: Who, out: Path, budget: Budget, *, tick: Tick | None = None) -> Learning:
@@ -250,10 +255,15 @@ def cases_of(who: Who, out: Path) -> Chosen:
     """
     cases = splits.usable(inventory.find(who.data, who.layout)[1], targets=who.targets, modality=who.modality)
     split = drawn(who, cases)
+    if who.alone:
+        split = replace(split, train=())
     train, valid = split.of(cases, "train"), split.of(cases, "valid")
-    names = named(train, who.targets)
+    n_real = len(train)
+    if who.generated is not None:
+        train += splits.usable(inventory.find(who.generated)[1], targets=who.targets, modality=who.modality)
+    names = splits.named(train, who.targets)
     splits.noted(split, out)
-    return Chosen(cases[0].dataset, names, split, train, valid)
+    return Chosen(cases[0].dataset, names, split, train, valid, len(train) - n_real)
 
 
 def drawn(who: Who, cases: Sequence[Case]) -> splits.Split:
@@ -273,34 +283,6 @@ def drawn(who: Who, cases: Sequence[Case]) -> splits.Split:
     return split
 
 
-def named(cases: Sequence[Case], wanted: Sequence[str]) -> tuple[str, ...]:
-    """Common names of the structures to learn.
-
-    Raises:
-        TrainingError: one is in no training case, or nothing is common to all.
-    """
-    listed = [{s.name for s in case.structures} for case in cases if not case.broken]
-    everything = sorted(set().union(*listed))
-    if wanted:
-        found = []
-        for word in wanted:
-            own = next((s.name for case in cases if (s := case.structure(word)) is not None), None)
-            if own is None:
-                raise TrainingError(
-                    f'no training case has a structure "{word}"; they have {", ".join(everything[:12])}'
-                    f"{' …' if len(everything) > 12 else ''}"
-                )
-            found.append(own)
-        return tuple(dict.fromkeys(found))
-    common = sorted(set.intersection(*listed)) if listed else []
-    if not common:
-        raise TrainingError(
-            "the training cases have no structure in common: say which to learn with --targets; they have "
-            f"{', '.join(everything[:12])}{' …' if len(everything) > 12 else ''}"
-        )
-    return tuple(common)
-
-
 def _prepared(
     chosen: Chosen, model: Learned, out: Path, tick: Tick | None
 ) -> tuple[list[prepared.Prepared], list[prepared.Prepared]]:
@@ -318,7 +300,7 @@ def _prepared(
 def _learning(recipe: Recipe, chosen: Chosen, spec: Spec, net: nn.Module, budget: Budget, origin: str = "") -> Learning:
     """`origin`: SHA-256 of the encoder that it starts from."""
     words = (str(spec), chosen.dataset, chosen.names, chosen.split, replace(budget, validate_every=0))
-    key = repr((*words, origin) if origin else words)
+    key = repr((*words, *filter(None, (origin, chosen.generated))))
     version = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     counted = share(net)
     return Learning(
@@ -364,13 +346,21 @@ def forecast(learning: Learning, *, device: str = "cpu", budget_gb: float | None
 
 
 def _said(spec: Spec, chosen: Chosen, begun: pretrained.Pretrained | None = None) -> dict[str, Any]:
-    said = {"dataset": chosen.dataset, "structures": list(chosen.names), "subjects": chosen.split.content}
+    said: dict[str, Any] = {
+        "dataset": chosen.dataset,
+        "structures": list(chosen.names),
+        "subjects": chosen.split.content,
+    }
+    if chosen.generated:
+        said["generated"] = chosen.generated
     return said | ({"pretrained": {"encoder": begun.sha, **begun.data}} if begun else {})
 
 
 def _note(chosen: Chosen) -> str:
-    n = len(chosen.split.train)
-    return f"trained on {n} subject{'s' * (n != 1)} of {chosen.dataset}"
+    n, more = len(chosen.split.train), chosen.generated
+    told = [f"{n} subject{'s' * (n != 1)} of {chosen.dataset}"] if n or not more else []
+    told += [f"{more} generated person{'s' * (more != 1)}"] if more else []
+    return f"trained on {' and '.join(told)}"
 
 
 def _saved(

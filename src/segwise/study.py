@@ -29,6 +29,7 @@ from segwise.weights import folders
 
 FAMILIES = ("torso", "head")  # that no shipped model saw
 FIRST = 900  # seed of the first person
+EXTRA = 5900  # of the first one that is only trained on
 TORSO_MM, HEAD_MM = (3.0, 5.5, 5.5), (3.5, 3.5, 3.5)
 RATE, ADAPT_RATE = 1e-3, 3e-4
 Say = Callable[[str], None]
@@ -67,15 +68,18 @@ def persons(study: Study, root: Path, *, tick: learn.Tick | None = None) -> Path
     Raises:
         PlanError: no such family.
     """
-    family, n = study.persons
+    return _made_persons(*study.persons, "study.persons", FIRST, root, tick)
+
+
+def _made_persons(family: str, n: int, where: str, first: int, root: Path, tick: learn.Tick | None) -> Path:
     if family not in FAMILIES:
-        raise PlanError(f'study.persons.family: "{family}", expected one of {", ".join(FAMILIES)}')
+        raise PlanError(f'{where}.family: "{family}", expected one of {", ".join(FAMILIES)}')
     for i in range(n):
         if tick is not None:
             tick(i, n, f"making {family} {i}")
-        folder = root / f"{family}_{i:03d}"
+        folder = root / f"{family}_{first + i - FIRST:03d}"
         if not (folder / "case.json").is_file():
-            write_scan(folder, _person(family, FIRST + i), FIRST + i)
+            write_scan(folder, _person(family, first + i), first + i)
     return root
 
 
@@ -93,7 +97,7 @@ def parts(plan: Plan, cases: Sequence[Case], out: Path) -> list[Part]:
     """
     study = plan.study
     assert study is not None
-    return list(_parts(study, splits.usable(cases, targets=plan.targets), out))
+    return list(_parts(study, splits.usable(cases, targets=plan.targets, modality=study.modality), out))
 
 
 def _parts(study: Study, cases: Sequence[Case], out: Path) -> Iterator[Part]:
@@ -102,7 +106,7 @@ def _parts(study: Study, cases: Sequence[Case], out: Path) -> Iterator[Part]:
             for fraction in study.fractions:
                 for seed in range(study.seeds):
                     splits.split(cases, seed=seed, left_out=test, fraction=fraction)  # refused before anything is done
-                    name = _plain(training.model)
+                    name = _plain(training.model) + ("" if training.on == "real" else f"-{training.on}")
                     told = f"{name}-{round(100 * fraction)}-s{seed}" + (f"-f{k}" if study.folds else "")
                     yield Part(training, fraction, seed, test, models_of(out) / told)
 
@@ -149,20 +153,29 @@ def run(
     """
     if plan.study is None:
         raise PlanError(f"{plan.name}: nothing to train: the plan has no study")
+    study = plan.study
     _, cases = inventory.find(data, layout)
     all_parts = parts(plan, cases, out)
+    generated = None
+    if study.generated[1]:
+        where = out.with_name(f"{out.name}-generated")
+        generated = _made_persons(*study.generated, "study.generated", EXTRA, where, tick)
     for i, part in enumerate(all_parts):
         if part.finished:
             continue
         if say is not None:
             what = f"{part.training.model}, {part.fraction:.0%} of the subjects, seed {part.seed}"
+            what += "" if part.training.on == "real" else f", {part.training.on}"
             say(f"training {i + 1} of {len(all_parts)}: {what}")
-        made = _made(plan, part, data, layout, tick)
+        made = _made(plan, part, data, generated, layout, tick)
         learn.train(made, part.folder, command=command, progress=progress)
     return [_compared(plan, test, cases, all_parts) for test in dict.fromkeys(part.test for part in all_parts)]
 
 
-def _made(plan: Plan, part: Part, data: Path, layout: str | None, tick: learn.Tick | None) -> Learning:
+def _made(
+    plan: Plan, part: Part, data: Path, generated: Path | None, layout: str | None, tick: learn.Tick | None
+) -> Learning:
+    assert plan.study is not None
     spec = parse(part.training.model)
     who = Who(
         data=data,
@@ -171,6 +184,9 @@ def _made(plan: Plan, part: Part, data: Path, layout: str | None, tick: learn.Ti
         fraction=part.fraction,
         left_out=part.test,
         seed=part.seed,
+        modality=plan.study.modality,
+        generated=generated if part.training.on != "real" else None,
+        alone=part.training.on == "generated",
     )
     rate = part.training.rate or (ADAPT_RATE if spec.plus else RATE)
     budget = Budget(steps=part.training.steps, rate=rate, size=part.training.batch, seed=part.seed, precision="fp32")
@@ -181,7 +197,9 @@ def _made(plan: Plan, part: Part, data: Path, layout: str | None, tick: learn.Ti
 def _compared(plan: Plan, test: tuple[str, ...], cases: Sequence[Case], all_parts: Sequence[Part]) -> Plan:
     """The plan of the comparison on some subjects: the models that did not see them, and those that are not trained."""
     mine = [str(part.folder.resolve()) for part in all_parts if part.test == test]
-    chosen = tuple(Choice(case=case.id) for case in cases if case.subject in test)
+    assert plan.study is not None
+    fit = splits.usable(cases, targets=plan.targets, modality=plan.study.modality)
+    chosen = tuple(Choice(case=case.id) for case in fit if case.subject in test)
     return dataclasses.replace(plan, models=(*plan.models, *mine), cases=chosen, study=None)
 
 

@@ -1,6 +1,6 @@
 """U-Net: trained on the user's own cases, asked by the names of its labels.
 
-Source: Çiçek et al., 3D U-Net, MICCAI 2016 (arXiv 1606.06650). The net is in `nets/unet.py`.
+Source: Çiçek et al., 3D U-Net, MICCAI 2016 (arXiv 1606.06650). The nets are in `nets/unet.py` and `nets/fused_unet.py`.
 """
 
 from __future__ import annotations
@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segwise.card import ModelCard
+from segwise.errors import SpecError
 from segwise.lifts.windows import Windows
 from segwise.models import _specialist
 from segwise.nets.flops import Published
+from segwise.nets.fused_unet import FUSIONS, FusedUNet, Fusion
 from segwise.nets.planned import PlannedNet, numbers
 from segwise.nets.unet import UNet
 
 CARD = ModelCard(
     title="U-Net",
-    summary="A 3D U-Net trained on your cases; its skip connections can be taken away.",
+    summary="A 3D U-Net trained on your cases; its skip connections can be taken away, its channels fused late.",
     family="specialist",
     takes=("text",),
     modalities=("CT", "MR"),
@@ -53,6 +55,7 @@ def load(
     skips: bool | None = None,
     residual: bool | None = None,
     deep: bool | None = None,
+    fusion: Fusion | None = None,
 ) -> Windows:
     """A trained U-Net, or a fresh one.
 
@@ -64,12 +67,14 @@ def load(
         skips: the decoder sees the encoder's features of its own size. Default true.
         residual: shortcuts around the two convolutions of a stage. Default false.
         deep: while training, coarser stages answer too (deep supervision). Default true.
+        fusion: of several channels: "early", one net sees all; "features", an encoder for each, one decoder; "late", a
+            net for each, whose logits are averaged. Default early.
 
     Raises:
         SpecError: the arguments contradict plan.json, or make no net for its patch.
         WeightsError: nothing to load, or the folder's files are damaged or of another model.
     """
-    given = {"features": features, "skips": skips, "residual": residual, "deep": deep}
+    given = {"features": features, "skips": skips, "residual": residual, "deep": deep, "fusion": fusion}
     return _specialist.opened("unet", CARD, net, checkpoint=checkpoint, plan=plan, untrained=untrained, arguments=given)
 
 
@@ -82,10 +87,16 @@ def net(
     skips: bool = True,
     residual: bool = False,
     deep: bool = True,
+    fusion: Fusion = "early",
 ) -> PlannedNet:
     """The net; arguments as of `load`."""
     widths = numbers(features, "features", least=2)
-    return UNet(channels=channels, classes=classes, features=widths, skips=skips, residual=residual, deep=deep)
+    if fusion not in FUSIONS:
+        raise SpecError(f'fusion is "{fusion}", expected one of {", ".join(FUSIONS)}')
+    settings = {"skips": skips, "residual": residual, "deep": deep}
+    if fusion == "early":
+        return UNet(channels=channels, classes=classes, features=widths, **settings)
+    return FusedUNet(channels=channels, classes=classes, features=widths, fusion=fusion, **settings)
 
 
 def published() -> list[Published]:

@@ -80,8 +80,9 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Plan:
     return plan
 
 
-STUDY = ("models", "fractions", "seeds", "test", "folds", "persons")
-TRAINING = ("model", "steps", "rate", "batch")
+STUDY = ("models", "fractions", "seeds", "test", "folds", "persons", "generated", "modality")
+TRAINING = ("model", "steps", "rate", "batch", "on")
+SOURCES = ("real", "generated", "both")
 
 
 def _study(value: Any, where: str) -> Study:
@@ -99,8 +100,13 @@ def _study(value: Any, where: str) -> Study:
                 steps=_count(own.get("steps", Training.steps), f"{here}.steps"),
                 rate=_share(own.get("rate", 0.0), f"{here}.rate", most=1.0, least=0.0),
                 batch=_count(own.get("batch", Training.batch), f"{here}.batch"),
+                on=_text(own.get("on", Training.on), f"{here}.on"),
             )
         )
+        if models[-1].on not in SOURCES:
+            raise PlanError(f'{here}.on: "{models[-1].on}", expected one of {", ".join(SOURCES)}')
+        if models[-1].on != "real" and "generated" not in table:
+            raise PlanError(f"{here}.on: {models[-1].on}, but {where}.generated says no family and number of persons")
     if not models:
         raise PlanError(f"{where}.models: nothing came, expected at least one model to train")
     fractions = _list(table.get("fractions", [1.0]), f"{where}.fractions")
@@ -117,6 +123,8 @@ def _study(value: Any, where: str) -> Study:
         test=_share(table.get("test", Study.test), f"{where}.test", most=0.9),
         folds=folds,
         persons=_persons(table.get("persons"), f"{where}.persons"),
+        generated=_persons(table.get("generated"), f"{where}.generated"),
+        modality=_text(table.get("modality", ""), f"{where}.modality"),
     )
 
 

@@ -38,12 +38,14 @@ class Training:
         steps: optimiser steps.
         rate: greatest learning rate; 0 for the kind's own.
         batch: patches or slices a step.
+        on: "real" cases, the study's "generated" persons, or "both".
     """
 
     model: str
     steps: int = 300
     rate: float = 0.0
     batch: int = 2
+    on: str = "real"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ class Study:
         test: share of the subjects that nothing is trained on, one at least.
         folds: instead of `test`: every subject is tested in one of so many folds; 0 for none, -1 for one a subject.
         persons: family and number of generated persons where no data are given, e.g. ("torso", 44).
+        generated: family and number of generated persons to train on, which are never tested.
+        modality: only cases of it; "" for all.
     """
 
     models: tuple[Training, ...] = ()
@@ -65,6 +69,8 @@ class Study:
     test: float = 0.25
     folds: int = 0
     persons: tuple[str, int] = ("", 0)
+    generated: tuple[str, int] = ("", 0)
+    modality: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,9 +85,9 @@ def curves(gathered: Gathered) -> tuple[list[Curve], tuple[str, ...]]:
     found: dict[str, dict[int, list[Arm]]] = defaultdict(lambda: defaultdict(list))
     for arm in gathered.arms:
         learned = arm.card.get("learned")
-        if isinstance(learned, Mapping) and learned.get("model") and arm.values:
+        if isinstance(learned, Mapping) and learned.get("model") and arm.values and not learned.get("generated"):
             found[str(learned["model"])][int(learned.get("subjects", 0))].append(arm)
-    each = [_by_person(arms) for by_number in found.values() for arms in by_number.values()]
+    each = [by_person(arms) for by_number in found.values() for arms in by_number.values()]
     persons = tuple(sorted(set.intersection(*map(set, each)))) if each else ()
     if not persons:
         return [], ()
@@ -96,7 +96,7 @@ def curves(gathered: Gathered) -> tuple[list[Curve], tuple[str, ...]]:
 
 def _curve(model: str, by_number: Mapping[int, Sequence[Arm]], persons: Sequence[str]) -> Curve:
     numbers = tuple(sorted(by_number))
-    values = np.array([[_by_person(by_number[n])[p] for p in persons] for n in numbers])
+    values = np.array([[by_person(by_number[n])[p] for p in persons] for n in numbers])
     card = next(iter(by_number.values()))[0].card
     learned = [arm.card["learned"] for arms in by_number.values() for arm in arms]
     parameters = next((int(one["parameters"]) for one in learned if one.get("parameters")), 0)
@@ -108,17 +108,17 @@ def _curve(model: str, by_number: Mapping[int, Sequence[Arm]], persons: Sequence
     return Curve(model, family, numbers, values, parameters, tuple(seconds))
 
 
-def _by_person(arms: Sequence[Arm]) -> dict[str, float]:
+def by_person(arms: Sequence[Arm]) -> dict[str, float]:
     """Person -> mean over targets of the mean over arms."""
     person = {o.item: o.person for arm in arms for o in arm.outcomes}
     by_item: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for arm in arms:
         for item, value in arm.values.items():
             by_item[item].append(value)
-    by_person: dict[str, list[float]] = defaultdict(list)
+    person_values: dict[str, list[float]] = defaultdict(list)
     for item, values in by_item.items():
-        by_person[person[item]].append(fmean(values))
-    return {name: fmean(values) for name, values in by_person.items()}
+        person_values[person[item]].append(fmean(values))
+    return {name: fmean(values) for name, values in person_values.items()}
 
 
 def crossing(behind: Curve, ahead: Curve, *, n_boot: int = N_BOOT, seed: int = 0) -> Crossing:
@@ -205,7 +205,7 @@ def _untrained(gathered: Gathered, found: Sequence[Curve], persons: Sequence[str
     out = {}
     for arm in gathered.arms:
         if arm.key[0] in bases and arm.values and not arm.card.get("learned"):
-            own = _by_person([arm])
+            own = by_person([arm])
             if all(person in own for person in persons):
                 out[arm.key[0]] = fmean(own[person] for person in persons)
     return out

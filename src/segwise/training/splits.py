@@ -185,3 +185,31 @@ def read(path: Path) -> Split:
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(names[:8])
     return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
+
+
+def named(cases: Sequence[Case], wanted: Sequence[str]) -> tuple[str, ...]:
+    """Common names of the structures to learn.
+
+    Raises:
+        TrainingError: one is in no training case, or nothing is common to all.
+    """
+    listed = [{s.name for s in case.structures} for case in cases if not case.broken]
+    everything = sorted(set().union(*listed))
+    if wanted:
+        found = []
+        for word in wanted:
+            own = next((s.name for case in cases if (s := case.structure(word)) is not None), None)
+            if own is None:
+                raise TrainingError(
+                    f'no training case has a structure "{word}"; they have {", ".join(everything[:12])}'
+                    f"{' …' if len(everything) > 12 else ''}"
+                )
+            found.append(own)
+        return tuple(dict.fromkeys(found))
+    common = sorted(set.intersection(*listed)) if listed else []
+    if not common:
+        raise TrainingError(
+            "the training cases have no structure in common: say which to learn with --targets; they have "
+            f"{', '.join(everything[:12])}{' …' if len(everything) > 12 else ''}"
+        )
+    return tuple(common)

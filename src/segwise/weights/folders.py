@@ -77,6 +77,12 @@ class ModelFolder:
         named = listed.get("train") if isinstance(listed, Mapping) else None
         return tuple(map(str, named)) if isinstance(named, list | tuple) else ()
 
+    @property
+    def generated(self) -> int:
+        """How many generated persons it was trained on."""
+        n = self.data.get("generated")
+        return n if isinstance(n, int) and not isinstance(n, bool) and n > 0 else 0
+
     def check(self) -> None:
         """Hold every file against its digest.
 
