@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from statistics import fmean
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def _of(model: str, kinds: Mapping[str, list[Arm]], measure: str) -> str:
                 else f"{signed(found.difference[i, 0])} "
                 f"{interval(found.difference_low[i, 0], found.difference_high[i, 0])}",
                 "" if not i else p_value(found.p[i, 0]),
-                number(np.mean(seconds) / 60 if seconds else math.nan, 1),
+                number(fmean(seconds) / 60 if seconds else math.nan, 1),
             ]
         )
     head = ["trained on", "real subjects", "generated", f"mean {measure}", "against real", "p", "minutes"]
