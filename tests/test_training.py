@@ -28,7 +28,7 @@ from segwise.training.loop import scheduled, train
 
 TOY = Path(toy.__file__)
 ROOM = Path(loop.__file__).parent
-LOOP = ("ahead", "checkpoint", "contract", "log", "loop", "names", "precision", "whole")
+LOOP = ("ahead", "checkpoint", "contract", "log", "loop", "names", "precision", "together", "whole")
 
 
 @pytest.fixture(scope="module")
@@ -387,6 +387,63 @@ def test_a_gpu_trains_and_a_cpu_goes_on(tmp_path):
     weights = torch.load(tmp_path / "weights.pt", map_location=None)["net"]
     assert {value.device.type for value in weights.values()} == {"cpu"}
     assert train(toy.recipe(precision="auto"), tmp_path).finished
+
+
+class Line:
+    """A line without any draw, one step a batch."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.net = nn.Linear(3, 1)
+
+    def losses(self, batch, rng):
+        x, y = (torch.from_numpy(batch[key]) for key in "xy")
+        yield (self.net(x) - y).square().mean(), {"draw": float(rng.random())}
+
+    def validate(self):
+        return {"bias": float(self.net.bias)}
+
+
+def test_two_batches_gathered_are_one_of_twice_the_size(tmp_path):
+    class Doubled(toy.Sums):
+        def batch(self, index):
+            two = [toy.Sums.batch(self, 2 * index + j) for j in (0, 1)]
+            return {key: np.concatenate([one[key] for one in two]) for key in "xy"}
+
+    own = {"steps": 12, "warmup": 1}
+    train(toy.recipe(objective=Line(), gather=2, **own), tmp_path / "two")
+    train(toy.recipe(objective=Line(), stream=Doubled(0), **own), tmp_path / "one")
+    two, one = (_kept(tmp_path / name)["net"] for name in ("two", "one"))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value)
+    with pytest.raises(TrainingError, match="batches a step"):
+        train(toy.recipe(objective=Line(), **own), tmp_path / "two")
+
+
+def test_gathered_batches_that_stay_longer_go_on_without_the_others(tmp_path):
+    found = train(toy.recipe(gather=3), tmp_path)
+    assert found.finished and found.step == toy.STEPS
+
+
+def test_two_processes_come_to_what_one_with_two_batches_a_step_comes_to(tmp_path):
+    """Each has one of the two; gradients are averaged, only the first one writes, and both stop together."""
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys; from pathlib import Path; import test_training, training_toy as toy\n"
+        "from segwise.training.loop import train\n"
+        "for minutes in (0, None):\n"
+        "    train(toy.recipe(objective=test_training.Line(), steps=12, warmup=1), Path(sys.argv[1]), minutes=minutes)\n"
+    )
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path / "two")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, *run], env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    train(toy.recipe(objective=Line(), steps=12, warmup=1, gather=2), tmp_path / "one")
+    two, one = (_kept(tmp_path / name)["net"] for name in ("two", "one"))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value)
+    rows = (tmp_path / "two" / "log.csv").read_text().splitlines()
+    assert len(rows) == 13
 
 
 def test_the_loop_knows_no_model():

@@ -299,7 +299,13 @@ def _prepared(
 
 def _learning(recipe: Recipe, chosen: Chosen, spec: Spec, net: nn.Module, budget: Budget, origin: str = "") -> Learning:
     """`origin`: SHA-256 of the encoder that it starts from."""
-    words = (str(spec), chosen.dataset, chosen.names, chosen.split, replace(budget, validate_every=0))
+    words = (
+        str(spec),
+        chosen.dataset,
+        chosen.names,
+        chosen.split,
+        replace(budget, validate_every=0, gather=1, recompute=False),
+    )
     key = repr((*words, *filter(None, (origin, chosen.generated))))
     version = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     counted = share(net)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -43,6 +45,12 @@ SplitFile = Annotated[Path | None, typer.Option(help="Instead: a split.json with
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps; default 300 to adapt, 1,000 to train.")]
 Rate = Annotated[float | None, typer.Option(help="Greatest learning rate; default 3e-4 to adapt, 1e-3 to train.")]
 Batch = Annotated[int, typer.Option(min=1, help="Slices or patches a step.")]
+Gather = Annotated[
+    int, typer.Option(min=1, help="Batches averaged for one step: as many samples more, the memory of one.")
+]
+Recompute = Annotated[
+    bool, typer.Option("--recompute", help="Gradient checkpointing: less memory, about a third more time.")
+]
 Precision = Annotated[str, typer.Option(help="auto (bf16 where the processor has it), bf16 or fp32.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how long it will take and how much memory.")]
 Budget = Annotated[float | None, typer.Option(min=0, help="With --dry-run: memory in GB; says what fits.")]
@@ -72,9 +80,16 @@ def expected(told: Forecast, budget_gb: float | None) -> str:
     if told.fits >= told.size:
         lines.append(f"fits {budget_gb:g} GB")
     elif told.fits:
-        lines.append(f"{budget_gb:g} GB hold {told.fits} a batch: --batch {told.fits}")
+        more = math.ceil(told.size / told.fits)
+        lines.append(
+            f"{budget_gb:g} GB hold {told.fits} a batch: --batch {told.fits} --gather {more} learn from as "
+            "many a step; or try --recompute"
+        )
     else:
-        lines.append(f"{budget_gb:g} GB do not hold even one a batch: take a smaller --patch, model or adapter")
+        lines.append(
+            f"{budget_gb:g} GB do not hold even one a batch: try --recompute, or take a smaller --patch, model or "
+            "adapter"
+        )
     return "\n".join(lines)
 
 
@@ -144,8 +159,10 @@ def three(text: str, kind: type, option: str) -> list[int] | list[float] | None:
     return found
 
 
-def budget(steps: int, rate: float, batch: int, seed: int, precision: str, *, loss: str = "dice-ce") -> LearnBudget:
-    """How long and how, from the options.
+def budget(
+    steps: int, rate: float, batch: int, seed: int, precision: str, *, loss: str = "dice-ce", **more: Any
+) -> LearnBudget:
+    """How long and how, from the options; `more` as they stand.
 
     Raises:
         SpecError: a precision or loss that is not known.
@@ -159,7 +176,13 @@ def budget(steps: int, rate: float, batch: int, seed: int, precision: str, *, lo
     for option, (value, allowed) in known.items():
         if value not in allowed:
             raise SpecError(f'{option} "{value}": expected {", ".join(allowed)}')
-    return LearnBudget(steps=steps, rate=rate, size=batch, seed=seed, precision=precision, loss=loss)  # type: ignore[arg-type]
+    return LearnBudget(steps=steps, rate=rate, size=batch, seed=seed, precision=precision, loss=loss, **more)  # type: ignore[arg-type]
+
+
+def only_the_first_speaks() -> None:
+    """Of several processes of torchrun the others say nothing but errors."""
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
 
 
 def words(step: int, steps: int, left_s: float, measures: Mapping[str, float]) -> str:

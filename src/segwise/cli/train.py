@@ -19,6 +19,7 @@ from segwise.cli.learning import (
     DryRun,
     Fold,
     Fraction,
+    Gather,
     Layout,
     LeaveOut,
     Minutes,
@@ -26,6 +27,7 @@ from segwise.cli.learning import (
     Out,
     Precision,
     Rate,
+    Recompute,
     Seed,
     SplitFile,
     Steps,
@@ -34,6 +36,7 @@ from segwise.cli.learning import (
     budget,
     folder,
     forecast_only,
+    only_the_first_speaks,
     shown,
     three,
     told,
@@ -74,6 +77,8 @@ def train(
     from_: Annotated[
         Path | None, typer.Option("--from", help="Of a specialist: folder of segwise pretrain; its encoder and plan.")
     ] = None,
+    gather: Gather = 1,
+    recompute: Recompute = False,
     precision: Precision = "auto",
     epochs: Annotated[int | None, typer.Option(min=1, help="Of nnunet: what --steps are cut into.")] = None,
     nnunet_env: Annotated[
@@ -89,12 +94,19 @@ def train(
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(threads or 1))  # before numpy comes, and for the makers
     from segwise import api
+    from segwise.training.together import in_turn
 
     if data is not None:
         whom = who(data, layout, targets, fraction, leave_out, fold, split, seed, modality)
         if api.elsewhere(name):
             planned = {"--patch": patch, "--spacing": spacing, "--dry-run": dry_run, "--budget-gb": budget_gb}
-            planned |= {"--batch": batch != 2, "--loss": loss != "dice-ce", "--precision": precision != "auto"}
+            planned |= {
+                "--gather": gather != 1,
+                "--recompute": recompute,
+                "--batch": batch != 2,
+                "--loss": loss != "dice-ce",
+                "--precision": precision != "auto",
+            }
             how = {"minutes": minutes, "device": device, "threads": threads, "env": nnunet_env}
             _elsewhere(name, whom, out, planned, how, steps=steps, epochs=epochs, rate=rate, seed=seed, json=json)
             return
@@ -104,12 +116,13 @@ def train(
             "patch": three(patch, int, "--patch"),
             "spacing_mm": three(spacing, float, "--spacing"),
         }
-        with screen.progress() as tick:
+        more: dict[str, Any] = {"loss": loss, "gather": gather, "recompute": recompute}
+        with in_turn(device), screen.progress() as tick:
             made = api.specialist(
                 name,
                 whom,
                 out,
-                budget(steps or 1000, rate or 1e-3, batch, seed, precision, loss=loss),
+                budget(steps or 1000, rate or 1e-3, batch, seed, precision, **more),
                 start=from_,
                 tick=tick,
                 **given,
@@ -186,6 +199,8 @@ def adapt(
     layout: Layout = None,
     rate: Rate = None,
     batch: Batch = 2,
+    gather: Gather = 1,
+    recompute: Recompute = False,
     precision: Precision = "fp32",
     support: Annotated[
         int | None, typer.Option(min=1, help="Of universeg: slices of its support set; default 16.")
@@ -201,6 +216,7 @@ def adapt(
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(threads or 1))
     from segwise import api
+    from segwise.training.together import in_turn
 
     whom = who(data, layout, targets, fraction, leave_out, fold, split, seed, modality)
     if api.in_context(model):
@@ -208,8 +224,10 @@ def adapt(
         return
     if support is not None or choose:
         raise SpecError(f"--support and --choose are of universeg; {model} is trained for --steps")
-    with screen.progress() as tick:
-        made = api.adaptation(model, whom, out, budget(steps or 300, rate or 3e-4, batch, seed, precision), tick=tick)
+    more: dict[str, Any] = {"gather": gather, "recompute": recompute}
+    own = budget(steps or 300, rate or 3e-4, batch, seed, precision, **more)
+    with in_turn(device), screen.progress() as tick:
+        made = api.adaptation(model, whom, out, own, tick=tick)
     _learn(made, out, minutes, device, threads, dry_run=dry_run, budget_gb=budget_gb, json=json)
 
 
@@ -243,6 +261,7 @@ def _learn(
     """Say what is about to be trained; forecast it or train it."""
     from segwise import api
 
+    only_the_first_speaks()
     (n, m), split = made.cases, made.split
     typer.echo(
         f"{made.model}: {', '.join(made.names)}; {len(split.train)} subjects ({n} cases) to learn from, "

@@ -71,6 +71,7 @@ class Settings:
         ahead: batches made ahead of need by `makers` processes.
         makers: processes that make batches; 0 makes them in this one.
         threads: of the training process; 1 repeats exactly.
+        gather: batches whose gradients are averaged for one optimiser step, one after the other: the memory of one.
     """
 
     steps: int
@@ -87,6 +88,7 @@ class Settings:
     ahead: int = 4
     makers: int = 1
     threads: int = 1
+    gather: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

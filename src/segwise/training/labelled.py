@@ -12,6 +12,7 @@ from torch import nn
 
 from segwise import assemble
 from segwise.errors import TrainingError
+from segwise.nets.recomputed import recompute
 from segwise.segmenter import Learned, Parts
 from segwise.training import labelled_regions
 from segwise.training.closed import Labelled, Loss
@@ -43,6 +44,8 @@ class Budget:
         augment: change what is shown.
         precision: of the forward pass.
         validate_every: batches; 0 for five validations in all.
+        gather: batches whose gradients are averaged for one step: as many samples, the memory of one batch.
+        recompute: blocks of the net throw away what they hold and compute it again for the gradient.
     """
 
     steps: int
@@ -53,6 +56,8 @@ class Budget:
     augment: bool = True
     precision: Any = "auto"
     validate_every: int = 0
+    gather: int = 1
+    recompute: bool = False
 
     def settings(self) -> Settings:
         """For the loop."""
@@ -66,6 +71,7 @@ class Budget:
             keep_every=max(10, min(200, self.steps // 10)),
             validate_every=self.validate_every or max(1, self.steps // 5),
             makers=0,
+            gather=self.gather,
         )
 
 
@@ -82,6 +88,8 @@ def specialist(
         save: writes the model folder.
         note: on what it is trained.
     """
+    if budget.recompute:
+        recompute(parts.net)
     axes = train[0].grid.axes
     stream = Patches(
         tuple(train),
@@ -127,6 +135,8 @@ def adaptation(
         )
     if not any(p.requires_grad for p in net.parameters()):
         raise TrainingError(f"{name} has nothing to train; put an adapter behind it, such as {name}+lora")
+    if budget.recompute:
+        recompute(net)
     if regions:
         return _regional(name, net, frame, train, valid, budget, save, note)
     plane = getattr(frame, "plane", "axial")

@@ -15,6 +15,16 @@ FILE = "log.csv"
 FIRST = ("batch", "step", "seconds")
 
 
+class Silence:
+    """The log of a process that writes none."""
+
+    def write(self, batch: int, step: int, seconds: float, measures: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class Log:
     """One row a batch. Rows of batches after the checkpoint that a run goes on from are dropped.
 

@@ -21,8 +21,9 @@ from segwise.errors import TrainingError
 from segwise.training import checkpoint
 from segwise.training.ahead import batches
 from segwise.training.contract import Recipe, Settings
-from segwise.training.log import Log
+from segwise.training.log import Log, Silence
 from segwise.training.precision import autocast, check_device
+from segwise.training.together import Shared, World, own_device, world
 from segwise.training.whole import whole
 
 Progress = Callable[
@@ -61,6 +62,7 @@ class _Run:
     seconds: float = 0.0
     measures: dict[str, float] = field(default_factory=dict)  # of the last validation
     whole: bool = True  # no batch is half done
+    world: World = field(default_factory=World)
 
 
 def train(
@@ -90,35 +92,45 @@ def train(
             finite number; the last checkpoint stays.
     """
     settings = recipe.settings
+    device = own_device(device)
     check_device(device)
-    with checkpoint.only_writer(out), _threads(settings.threads):
+    everyone = world(device)
+    with checkpoint.only_writer(out) if everyone.first else contextlib.nullcontext(), _threads(settings.threads):
         torch.manual_seed(settings.seed)
-        run = _begun(recipe, device)
-        identity = {"name": recipe.name, "version": recipe.version, **_identity(settings)}
+        run = _begun(recipe, device, everyone)
+        identity = {"name": recipe.name, "version": recipe.version, **_identity(settings, everyone)}
         checkpoint.resume(out, run, identity)
-        keep = functools.partial(checkpoint.save, out, run, identity)
-        with contextlib.closing(Log(out, keep=run.batch, step=run.step)) as log:
+        everyone.most(0.0)  # nobody writes before all have read
+        keep = functools.partial(checkpoint.save, out, run, identity) if everyone.first else _nothing
+        with contextlib.closing(Log(out, keep=run.batch, step=run.step) if everyone.first else Silence()) as log:
             if run.step < settings.steps:
-                _piece(recipe, run, log, keep, minutes=minutes, progress=progress)
+                _piece(recipe, run, log, keep, minutes=minutes, progress=progress if everyone.first else None)
         told = {**(known or {}), "steps": run.step, "seconds": round(run.seconds), "seed": settings.seed}
-        with checkpoint.written(out):
-            files = recipe.save(out, run.averaged.to("cpu"), told)
+        files: list[Path] = []
+        if everyone.first:
+            with checkpoint.written(out):
+                files = recipe.save(out, run.averaged.to("cpu"), told)
+        everyone.most(0.0)  # what the first one wrote is there for all
     return Outcome(run.step, run.step >= settings.steps, run.seconds, tuple(files), run.measures)
 
 
-def _begun(recipe: Recipe, device: str) -> _Run:
+def _nothing() -> None:
+    """What a process keeps that is not the first."""
+
+
+def _begun(recipe: Recipe, device: str, everyone: World | None = None) -> _Run:
     net = recipe.objective.net.to(device)
     plain = [p for p in net.parameters() if p.requires_grad and p.ndim < 2]
     decayed = [p for p in net.parameters() if p.requires_grad and p.ndim >= 2]
     groups = [{"params": decayed, "weight_decay": recipe.settings.decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.settings.rate, betas=(0.9, 0.99))
-    return _Run(net, copy.deepcopy(net).eval().requires_grad_(False), optimizer)
+    return _Run(net, copy.deepcopy(net).eval().requires_grad_(False), optimizer, world=everyone or World())
 
 
 def _piece(
     recipe: Recipe,
     run: _Run,
-    log: Log,
+    log: Log | Silence,
     keep: Callable[[], None],
     *,
     minutes: float | None,
@@ -127,12 +139,13 @@ def _piece(
     """Batches until the schedule or the time is at its end; the checkpoint is always one of a whole batch."""
     settings = recipe.settings
     clock = _Clock(run, settings.steps, minutes)
-    with contextlib.closing(batches(recipe.stream, run.batch, ahead=settings.ahead, makers=settings.makers)) as made:
+    stream = Shared(recipe.stream, settings.gather, run.world)
+    with contextlib.closing(batches(stream, run.batch, ahead=settings.ahead, makers=settings.makers)) as made:
         try:
             for batch in made:
                 with whole():
                     shown = _one_batch(recipe, run, batch, clock, log)
-                    done = run.step >= settings.steps or clock.over()
+                    done = run.step >= settings.steps or run.world.most(clock.over()) > 0
                     if done or run.batch % settings.keep_every == 0:
                         keep()
                 if progress is not None:
@@ -167,14 +180,18 @@ class _Clock:
         return max(0.0, min(rest if step < self._steps else 0.0, self._until - now))
 
 
-def _one_batch(recipe: Recipe, run: _Run, batch: Any, clock: _Clock, log: Log) -> dict[str, float]:
-    """All that a batch brings: its steps, a validation where one is due, its row in the log."""
+def _one_batch(recipe: Recipe, run: _Run, batch: list[Any], clock: _Clock, log: Log | Silence) -> dict[str, float]:
+    """All that a step's batches bring: its steps, a validation where one is due, its row in the log."""
     settings, run.whole = recipe.settings, False
     with _room(run.step):
         shown = _steps(recipe, run, batch)
     run.batch += 1
     valid = {}
-    if settings.validate_every and (run.batch % settings.validate_every == 0 or run.step >= settings.steps):
+    if (
+        run.world.first
+        and settings.validate_every
+        and (run.batch % settings.validate_every == 0 or run.step >= settings.steps)
+    ):
         valid = run.measures = _validated(recipe, run)
     run.seconds = clock.total()
     log.write(run.batch, run.step, run.seconds, {**shown, **valid})
@@ -197,35 +214,46 @@ def _room(step: int) -> Iterator[None]:
         ) from error
 
 
-def _steps(recipe: Recipe, run: _Run, batch: Any) -> dict[str, float]:
-    """All optimiser steps of one batch; the mean of what its losses measured."""
-    settings = recipe.settings
+def _steps(recipe: Recipe, run: _Run, batch: list[Any]) -> dict[str, float]:
+    """All optimiser steps of some batches; the mean of what their losses measured."""
+    settings, everyone = recipe.settings, run.world
     shown: dict[str, list[float]] = {}
     # numbers after the index keep these draws apart from a stream's own default_rng([seed, index])
-    torch.manual_seed(int(np.random.default_rng([settings.seed, run.batch, 1]).integers(2**62)))
-    losses = recipe.objective.losses(batch, np.random.default_rng([settings.seed, run.batch, 2]))
+    own = [everyone.rank] if everyone.rank else []
+    torch.manual_seed(int(np.random.default_rng([settings.seed, run.batch, 1, *own]).integers(2**62)))
+    parts = []
+    for j, part in enumerate(batch):
+        place = j * everyone.size + everyone.rank
+        rng = np.random.default_rng([settings.seed, run.batch, 2, *([place] if place else [])])
+        parts.append(recipe.objective.losses(part, rng))
     device = next(run.net.parameters()).device.type
     run.net.train()
     while run.step < settings.steps:
-        with autocast(settings.precision, device):
-            answer = next(losses, None)
-        if answer is None:
+        answered = 0
+        for part in parts:
+            with autocast(settings.precision, device):
+                answer = next(part, None)
+            if answer is not None:
+                loss, measured = answer
+                _finite(loss, "loss", run.step)
+                if not answered:
+                    run.optimizer.zero_grad(set_to_none=True)
+                torch.autograd.backward(loss / len(parts) if len(parts) > 1 else loss)
+                for key, value in {"loss": float(loss.detach()), **measured}.items():
+                    shown.setdefault(key, []).append(value)
+                answered += 1
+        if not everyone.most(answered):
             break
-        loss, measured = answer
-        rate = _step(run, settings, loss)
-        for key, value in {"loss": float(loss.detach()), "rate": rate, **measured}.items():
-            shown.setdefault(key, []).append(value)
+        shown.setdefault("rate", []).append(_step(run, settings))
     return {key: float(np.mean(values)) for key, values in shown.items()}
 
 
-def _step(run: _Run, settings: Settings, loss: torch.Tensor) -> float:
+def _step(run: _Run, settings: Settings) -> float:
     """One step of the optimiser and of the average; its learning rate."""
-    _finite(loss, "loss", run.step)
     rate = scheduled(run.step, settings)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    run.optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
+    run.world.average(run.net)
     _finite(nn.utils.clip_grad_norm_(run.net.parameters(), settings.clip), "gradient", run.step)
     run.optimizer.step()
     run.step += 1
@@ -275,12 +303,13 @@ def versions() -> dict[str, str]:
     return {"segwise": __version__, "torch": str(torch.__version__), "numpy": np.__version__}
 
 
-def _identity(settings: Settings) -> dict[str, Any]:
-    """What two pieces of one training must share."""
+def _identity(settings: Settings, everyone: World) -> dict[str, Any]:
+    """What two pieces of one training must share; how the batches of a step are shared out is free."""
     kept = asdict(settings)
-    for free in ("keep_every", "validate_every", "ahead", "makers", "threads"):
+    for free in ("keep_every", "validate_every", "ahead", "makers", "threads", "gather"):
         kept.pop(free)
-    return kept
+    each = settings.gather * everyone.size
+    return {**kept, **({"batches a step": each} if each > 1 else {})}
 
 
 @contextlib.contextmanager

@@ -1,0 +1,44 @@
+"""Gradient checkpointing: blocks whose inner values are thrown away and computed again when gradients are taken.
+
+Source: Chen et al., Training deep nets with sublinear memory cost, arXiv 1604.06174. Answers and gradients stay the
+same.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from segwise.errors import SpecError
+
+
+def recompute(net: nn.Module) -> int:
+    """Let every block of a net (an element of an outermost module list) be computed again; how many there are.
+
+    Raises:
+        SpecError: the net has no such blocks.
+    """
+    blocks = list(_blocks(net))
+    if not blocks:
+        raise SpecError(f"{type(net).__name__} has no blocks in a list, so none can be computed again")
+    for block in blocks:
+        block.forward = functools.partial(_again, block.forward, block)
+    return len(blocks)
+
+
+def _again(forward: Callable[..., Any], block: nn.Module, *given: Any, **named: Any) -> Any:
+    if not block.training:
+        return forward(*given, **named)
+    return checkpoint(forward, *given, use_reentrant=False, **named)
+
+
+def _blocks(net: nn.Module) -> Iterator[nn.Module]:
+    for child in net.children():
+        if isinstance(child, nn.ModuleList):
+            yield from (block for block in child if next(block.parameters(), None) is not None)
+        else:
+            yield from _blocks(child)
