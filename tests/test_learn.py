@@ -140,6 +140,22 @@ def test_wrong_input_gets_one_message(data, tmp_path, words, said):
     assert said in " ".join(found.split())
 
 
+def test_somebody_who_has_none_of_the_targets_is_left_out_already(tmp_path, monkeypatch):
+    cases = [*(labelled_cases.case(i) for i in range(3)), labelled_cases.case(3, names=("spleen",))]
+    monkeypatch.setattr("segwise.learn.inventory.find", lambda *_: ("made", cases))
+    who = Who(data=tmp_path, targets=("liver",), left_out=("person3", "person1"))
+    made = api.specialist(SMALL, who, tmp_path / "out", Budget(steps=1))
+    assert made.split.test == ("person1",) and "person3" not in made.split.train + made.split.valid
+    with pytest.raises(TrainingError, match="no subject person9"):
+        api.specialist(SMALL, replace(who, left_out=("person9",)), tmp_path / "other", Budget(steps=1))
+
+
+@pytest.mark.parametrize("words", [("pretrain", "unetr"), ("distill", "sam(size=nano)")])
+def test_learning_without_labels_keeps_to_one_modality(data, tmp_path, words):
+    code, said = cli(*words, data, "-o", tmp_path / "out", "--modality", "CT")
+    assert code == 2 and "no case is CT" in said
+
+
 def test_one_subject_cannot_be_left_out_and_another_split_is_refused(tmp_path):
     labelled_cases.write(tmp_path / "one", 1)
     with pytest.raises(TrainingError, match="nobody is left to train on"):

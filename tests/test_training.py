@@ -432,7 +432,8 @@ def test_two_processes_come_to_what_one_with_two_batches_a_step_comes_to(tmp_pat
         "import sys; from pathlib import Path; import test_training, training_toy as toy\n"
         "from segwise.training.loop import train\n"
         "for minutes in (0, None):\n"
-        "    train(toy.recipe(objective=test_training.Line(), steps=12, warmup=1), Path(sys.argv[1]), minutes=minutes)\n"
+        "    made = toy.recipe(objective=test_training.Line(), steps=12, warmup=1)\n"
+        "    train(made, Path(sys.argv[1]), minutes=minutes)\n"
     )
     run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path / "two")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "OMP_NUM_THREADS": "1"}

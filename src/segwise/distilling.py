@@ -159,7 +159,7 @@ def distill(made: Distillation, out: Path, *, report: bool = True, **how: Any) -
 
 def _found(who: Who, out: Path) -> _Data:
     """Labelled cases as every layout reads them, or the scans of a folder that no layout knows."""
-    cases = scans(who.data, who.layout)
+    cases = splits.usable(scans(who.data, who.layout), modality=who.modality)
     split = learn.drawn(who, cases)
     train = [case for case in split.of(cases, "train") if not case.broken]
     names = tuple(sorted({s.name for case in train for s in case.structures}))

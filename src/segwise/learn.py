@@ -253,8 +253,10 @@ def cases_of(who: Who, out: Path) -> Chosen:
     Raises:
         DatasetError: nothing can be read. TrainingError: nobody to train on, no such structure, or another split there.
     """
-    cases = splits.usable(inventory.find(who.data, who.layout)[1], targets=who.targets, modality=who.modality)
-    split = drawn(who, cases)
+    everything = inventory.find(who.data, who.layout)[1]
+    cases = splits.usable(everything, targets=who.targets, modality=who.modality)
+    others = set(splits.subjects(everything)) - set(splits.subjects(cases))  # left out by having none of the targets
+    split = drawn(replace(who, left_out=tuple(s for s in who.left_out if s not in others)), cases)
     if who.alone:
         split = replace(split, train=())
     train, valid = split.of(cases, "train"), split.of(cases, "valid")

@@ -60,11 +60,12 @@ def pretraining(
 
     Raises:
         CatalogError: no such model. DatasetError: no scans.
-        TrainingError: an encoder that cannot be trained so, no such masking, or nobody to learn from.
+        TrainingError: an encoder that cannot be trained so, no such masking, no scan of the modality, or nobody to
+            learn from.
     """
     spec, masking = parse(model), masking or Masking()
     trainable(spec)
-    cases = scans(who.data, who.layout)
+    cases = splits.usable(scans(who.data, who.layout), modality=who.modality)
     split = drawn(who, cases)
     train, valid = split.of(cases, "train"), split.of(cases, "valid")
     splits.noted(split, out)

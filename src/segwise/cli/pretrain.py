@@ -31,6 +31,7 @@ def pretrain(
     device: beside.Device = "cpu",
     threads: beside.Threads = None,
     leave_out: Annotated[str, typer.Option(help="Subjects whose scans are not looked at, by commas.")] = "",
+    modality: beside.Modality = "",
     split: beside.SplitFile = None,
     layout: beside.Layout = None,
     rate: Annotated[float, typer.Option(help="Greatest learning rate.")] = 5e-4,
@@ -49,7 +50,7 @@ def pretrain(
     os.environ.setdefault("OMP_NUM_THREADS", str(threads or 1))  # before numpy comes
     from segwise import api
 
-    who = beside.who(data, layout, "", 1.0, leave_out, "", split, seed)
+    who = beside.who(data, layout, "", 1.0, leave_out, "", split, seed, modality)
     budget = beside.budget(steps, rate, batch, seed, precision)
     with screen.progress() as tick:
         made = api.pretraining(
