@@ -28,6 +28,7 @@ from segwise.synth.torso import torso
 FIRST_SEED = 700
 LEAST_ML = 1.0
 LEAST_SLICES = 6
+LEAST_MM = 30
 SPACINGS_MM = (1.0, 2.0, 3.0, 5.0, 10.0)
 FAMILIES = {"head, MR": (head, mr, 1.5), "torso, CT": (torso, ct, 1.8)}
 SAM, SAM2 = "sam(size=nano)", "sam2(size=nano)"
@@ -148,20 +149,30 @@ def shuffled(scenes: list[Scene]) -> None:
 
 
 def spacing(n: int) -> None:
-    """The same persons in thicker slices."""
+    """The same targets of the same persons in thicker slices, scored on the slices that nobody prompted."""
     arms = (f"{SAM2[:-1]}, lift=memory)", f"{SAM[:-1]}, lift=propagate)", f"{SAM[:-1]}, lift=slices)")
     columns = [f"{s:g} mm" for s in SPACINGS_MM]
-    scores: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    found: dict[tuple[str, str, int, str], dict[str, float]] = defaultdict(dict)
     for slice_mm, column in zip(SPACINGS_MM, columns, strict=True):
-        for one in (scene(family, FIRST_SEED + i, slice_mm) for family in FAMILIES for i in range(n)):
+        for family, i in ((family, i) for family in FAMILIES for i in range(n)):
+            one = scene(family, FIRST_SEED + i, slice_mm)
             for spec in arms:
                 model = assemble.segmenter(spec)
                 state = model.encode(one.volume, store=FeatureStore())
-                for target, prompt, _ in _ranges(one, least=20 / slice_mm):
+                for target, prompt, (_, middle, _) in _ranges(one, least=LEAST_MM / slice_mm):
                     _, mask = answered(model, state, prompt)
-                    scores[spec, one.family, column].append(dice(target.mask, mask))
+                    others = np.arange(len(mask)) != middle
+                    if target.mask[others].any():
+                        score = dice(target.mask[others], mask[others])
+                        found[spec, family, i, target.name][column] = score
+    scores: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    whole = {key[1:] for key in found if all(len(found[spec, *key[1:]]) == len(columns) for spec in arms)}
+    for (spec, *who), values in found.items():
+        for column in columns if tuple(who) in whole else ():
+            scores[spec, str(who[0]), column].append(values[column])
     print(
-        "\nDistance of slices, one prompted slice, targets of 20 mm and more: mean DSC. nano, trained on synthetic data"
+        f"\nDistance of slices, one prompted slice, targets of {LEAST_MM} mm and more, the same in every column: mean "
+        "DSC of the other slices. nano, trained on synthetic data"
     )
     _table(scores, columns)
 

@@ -157,6 +157,35 @@ def test_a_recipe_makes_a_file_that_the_model_loads(recipe, tmp_path):
     np.testing.assert_array_equal(built.segmenter.parts.net.state_dict()[key], tensors(path)[key].float())
 
 
+def test_a_small_net_begins_by_recalling_what_was_at_the_same_place():
+    attention = sam2_sizes.RotaryAttention(96, keys=48)
+    sam2_sizes.start_local(attention)
+    seen = {}
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(q, k, v):
+        seen["weights"] = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)[0, 0]
+        return real(q, k, v)
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+        x, memory = torch.randn(1, 144, 96), torch.randn(1, 144, 48)
+        attention(x, memory, memory, size=(12, 12))
+    assert torch.equal(seen["weights"].argmax(dim=1), torch.arange(144))
+    assert float(seen["weights"].diagonal().mean()) > 0.6
+
+
+def test_clips_go_one_way_or_one_way_and_then_the_other():
+    stream = sam2_nano.recipe(seed=3, steps=2).stream
+    stream = dataclasses.replace(stream, longer_from=0, single=0.0)
+    places = {clip.places for i in range(6) for clip in stream.batch(i)}
+    for one in places:
+        behind = [place for place in one if place < 0]
+        assert sorted(one) == list(range(-len(behind), len(one) - len(behind)))
+        assert one[0] == 0 and list(one) == [*range(len(one) - len(behind)), *sorted(behind, reverse=True)]
+    assert any(min(one) < 0 for one in places)
+
+
 def test_batches_depend_on_their_index_alone():
     stream = sam2_nano.recipe(seed=3, steps=2).stream
     first, again = stream.batch(5), (stream.batch(1), stream.batch(5))[1]

@@ -31,6 +31,7 @@ REGIONS = ("abdomen", "thorax", "pelvis", "brain", "neck", "thigh")  # head and 
 UPRIGHT = 0.7  # of the bodies
 MOST = 20  # targets of a body
 EARLY, LATE = 1.0, 0.5  # balance of the mask loss in the first batches and in the others
+BOTH_WAYS = 0.35  # of the clips go one way, then the other
 HALF = 0.5
 
 
@@ -42,12 +43,14 @@ class Clip(NamedTuple):
         masks: uint8 [K, T, h, w]: the share of each voxel, of 255, that a target fills; each is on the first slice.
         extent: (rows, columns) of a view that show the window.
         early: of the first batches, which are easier.
+        places: where each slice lies from the first of them, in slices; those behind it come last.
     """
 
     views: Array
     masks: Array
     extent: tuple[int, int]
     early: bool = False
+    places: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,11 @@ class Slices:
         made: list[Clip] = []
         short = index < self.longer_from or self.n_slices == 1 or rng.random() < self.single
         n = 1 if short else int(rng.integers(2, self.n_slices + 1))
+        offsets = _offsets(n, rng)
         while len(made) < max(1, self.views // n):
             number = int(newest - rng.integers(0, AT_HAND))
             scene = _scene(self.frame, self.seed, number, self.thickest, self.bodies)
-            clip = _clip(self.frame, scene, rng, most=self.targets, n=n, early=index < self.easy_until)
+            clip = _clip(self.frame, scene, rng, most=self.targets, offsets=offsets, early=index < self.easy_until)
             made += [] if clip is None else [clip]
         return made
 
@@ -129,7 +133,15 @@ def _scene(frame: Frame[Any], seed: int, number: int, thickest: float, bodies: f
     return _Scene(frame.prepare(volume), soft, (soft >= 128).sum(axis=(2, 3)))
 
 
-def _clip(frame: Frame[Any], scene: _Scene, rng: np.random.Generator, *, most: int, n: int, early: bool) -> Clip | None:
+def _clip(
+    frame: Frame[Any],
+    scene: _Scene,
+    rng: np.random.Generator,
+    *,
+    most: int,
+    offsets: tuple[int, ...],
+    early: bool,
+) -> Clip | None:
     """Slices about a target, or None if the scene shows none."""
     there = np.argwhere(scene.areas >= LEAST)
     if not len(there):
@@ -137,7 +149,8 @@ def _clip(frame: Frame[Any], scene: _Scene, rng: np.random.Generator, *, most: i
     kinds = np.unique(there[:, 0])
     one = int(rng.choice(kinds))
     start = int(rng.choice(there[there[:, 0] == one, 1]))
-    places = _places(start, n, scene.areas.shape[1], rng)
+    step = int(rng.choice((-1, 1))) * int(rng.choice((1, 1, 1, 2)))
+    places = [int(np.clip(start + step * offset, 0, scene.areas.shape[1] - 1)) for offset in offsets]
     (top, left), (bottom, right) = _window(scene.soft[one, start] >= 128, rng, zoomed=early)
     cut = scene.soft[:, places, top:bottom, left:right]
     counts = (cut[:, 0] >= 128).sum(axis=(1, 2))
@@ -148,13 +161,13 @@ def _clip(frame: Frame[Any], scene: _Scene, rng: np.random.Generator, *, most: i
     corner = frame.queries(  # type: ignore[attr-defined]
         np.array([[0.0, bottom - top, right - left]]), np.array([True]), np.zeros((0, 2, 3)), windows[0]
     ).points[0, 0]
-    return Clip(views, cut[chosen], (round(float(corner[1])), round(float(corner[2]))), early)
+    return Clip(views, cut[chosen], (round(float(corner[1])), round(float(corner[2]))), early, offsets)
 
 
-def _places(start: int, n: int, depth: int, rng: np.random.Generator) -> list[int]:
-    """Slices from a start on, upwards or downwards, the last one repeated at the end of the volume."""
-    step = int(rng.choice((-1, 1))) * int(rng.choice((1, 1, 1, 2)))
-    return [int(np.clip(start + i * step, 0, depth - 1)) for i in range(n)]
+def _offsets(n: int, rng: np.random.Generator) -> tuple[int, ...]:
+    """Of n slices from the first: those to one side, or to one side, then to the other."""
+    behind = int(rng.integers(1, n - 1)) if n > 2 and rng.random() < BOTH_WAYS else 0
+    return (*range(n - behind), *range(-1, -behind - 1, -1))
 
 
 def _window(mask: Array, rng: np.random.Generator, *, zoomed: bool) -> tuple[tuple[int, int], tuple[int, int]]:

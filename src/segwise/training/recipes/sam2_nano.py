@@ -1,4 +1,4 @@
-"""`sam2(size=nano)`: SAM 2's own net, small, trained from nothing on slices and short clips of procedural worlds.
+"""`sam2(size=nano)`: SAM 2's own net, small, trained from nothing on slices and clips of procedural worlds and bodies.
 
 First single slices, as an image net learns to answer a box or points; then clips: the first slice is prompted, the
 others are answered by what is remembered. Losses as SAM 2's (Ravi et al., arXiv 2408.00714, appendix D), with
@@ -31,12 +31,17 @@ from segwise.training.contract import Measures, Recipe, Settings
 from segwise.training.slices import EARLY, LATE, Clip, Slices, asked, clicked, first_words, mask_loss, overlaps, shown
 
 NAME, FILE = "sam2-nano", "sam2_nano.safetensors"
-STEPS = 6500
-SHORT = 0.35  # share of the steps with single slices only
-VIEWS, TARGETS, LONGEST = 4, 4, 4
+STEPS = 6000
+SHORT = 0.4  # share of the steps with single slices only
+VIEWS, TARGETS, LONGEST = 4, 6, 6
+BODIES = 0.65  # share of the scenes
+CALM = 0.1  # balance of the mask loss of clips: more of it pays for masks that grow from slice to slice
+TOLD = 0.25  # of the slices that follow remember what should have been answered
+SURE = 8.0  # its logits
 MAKES = ((True, 0), (False, 1), (False, 2), (True, 1))  # a box, points
 SHARES = (0.6, 0.2, 0.08, 0.12)
-CLICKED = 0.4  # share of the batches of single slices with a second round
+CLICKED = 0.35  # share of the batches of single slices with a second round: a click
+ECHO = 0.4  # share of them that recall the slice itself: what a memory holds is learned before slices differ
 FAR = 40  # slices that a prompted one may be said to lie further back than it does
 MANY = 1000  # slices of a volume
 LEAST = 3  # voxels of a target that is there
@@ -117,24 +122,39 @@ class Followed:
         def marks(low_res: Tensor | None) -> Marks:
             return replace(asked(self.frame, said, range(len(owners)), shapes), low_res=low_res)
 
-        answer = functools.partial(self._answer, balance=EARLY if batch[0].early else LATE)
+        answer = functools.partial(self._answer, balance=EARLY if batch[0].early else LATE if n == 1 else CALM)
         ambiguous = not box and points == 1
         own = _rows(features, clips * n)
         answers = [answer(own, marks(None), wanted[0], there[0], three=ambiguous)]
-        if n == 1 and (batch[0].early or rng.random() >= CLICKED):
+        draw = rng.random()
+        if n == 1 and draw < ECHO:
+            kept = answers[0].decoded
+            if rng.random() < 0.5:
+                kept = replace(kept, logits=_sure(wanted[0], kept.logits))
+            memory = net.remember(own, kept, prompted=True)
+            recalled = net.recall(own, [memory], [1], prompted=[True], n_slices=MANY)
+            echo = self._answer(
+                recalled, Marks(torch.arange(len(owners))), wanted[0], there[0], three=False, balance=CALM
+            )
+            return [*answers, echo]
+        if n == 1 and (batch[0].early or draw >= ECHO + CLICKED):
             return answers
         if n == 1:
             low_res = answers[0].decoded.logits[:, :, 0].detach().clamp(-CLAMP, CLAMP)
             said = clicked(said, low_res, wanted[0], extents, shapes)
             return [*answers, answer(own, marks(low_res), wanted[0], there[0], three=False)]
         memories, prompted = [net.remember(own, answers[0].decoded, prompted=True)], [True]
-        back = int(rng.integers(1, FAR)) if rng.random() < 0.4 else 0
+        back, places = int(rng.integers(1, FAR)) if rng.random() < 0.4 else 0, batch[0].places
         for t in range(1, n):
             own = _rows(features, clips * n + t)
-            offsets = [t + back, *(t - other for other in range(1, t))]
+            way = 1 if places[t] > 0 else -1
+            offsets = [way * places[t] + back, *(way * (places[t] - places[other]) for other in range(1, t))]
             recalled = net.recall(own, memories, offsets, prompted=prompted, n_slices=MANY)
-            answers.append(answer(recalled, Marks(torch.arange(len(owners))), wanted[t], there[t], three=True))
-            memories.append(net.remember(own, answers[-1].decoded, prompted=False))
+            answers.append(answer(recalled, Marks(torch.arange(len(owners))), wanted[t], there[t], three=False))
+            kept = answers[-1].decoded
+            if rng.random() < TOLD:
+                kept = replace(kept, logits=_sure(wanted[t], kept.logits))
+            memories.append(net.remember(own, kept, prompted=False))
             prompted.append(False)
         return answers
 
@@ -161,6 +181,12 @@ class Followed:
 
 def _rows(features: Tree, rows: Tensor) -> Tree:
     return {key: value[rows] for key, value in features.items()}
+
+
+def _sure(wanted: Tensor, like: Tensor) -> Tensor:
+    """Logits [Q, 1, 1, h, w] of the targets [Q, H, W] themselves."""
+    shares = F.interpolate(wanted[:, None], like.shape[-2:], mode="area")
+    return ((2 * shares - 1) * SURE)[:, :, None]
 
 
 def untrained(seed: int) -> Parts:
@@ -194,8 +220,11 @@ def recipe(*, seed: int = 0, steps: int | None = None) -> Recipe:
         longer_from=int(SHORT * steps),
         easy_until=EASY,
         thickest=8.0,
+        bodies=BODIES,
     )
-    held_out = Slices(frame, seed=seed + 500, views=LONGEST, targets=TARGETS, n_slices=LONGEST, single=0.0)
+    held_out = Slices(
+        frame, seed=seed + 500, views=LONGEST, targets=TARGETS, n_slices=LONGEST, single=0.0, bodies=BODIES
+    )
     objective = Followed(net, frame, held_out)
 
     def save(folder: Path, trained: nn.Module, known: Mapping[str, Any]) -> list[Path]:
@@ -209,5 +238,5 @@ def recipe(*, seed: int = 0, steps: int | None = None) -> Recipe:
             steps=steps, rate=1e-3, warmup=40, decay=0.02, precision="fp32", seed=seed, validate_every=300
         ),
         save=save,
-        note="nano, trained on synthetic data: slices and clips of procedural worlds",
+        note="nano, trained on synthetic data: slices and clips of procedural worlds and bodies",
     )
