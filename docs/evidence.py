@@ -104,7 +104,10 @@ def number(text: str, kind: str) -> Any:
 def told(row: Mapping[str, Any], only: Mapping[str, str]) -> dict[str, Any]:
     """A result with what its setting, note, prompt and target say, in columns of their own."""
     setting, note, prompt = row["setting"] or "", row["note"] or "", row["prompt"] or ""
-    printed_in = row["source"].partition("original: ")[2] or row["source"]
+    original = row["source"].partition("original: ")[2].partition(" (")[0]  # what follows is the paper's title
+    if original == "not given":
+        original = f"not given, {row['model_id']} on {row['dataset_id']}"
+    printed_in = original or row["source"]
     splits = [found.expand(text) for pattern, text in SPLITS if (found := re.search(pattern, setting))]
     edition = EDITION.match(note) or MIXED.match(note)
     definition = "mean over 2D images" if "per 2D image" in setting else None

@@ -17,7 +17,7 @@ import duckdb
 from segwise.errors import FileError
 from segwise.evidence.schema import SQL, TABLES, all_checked
 
-BASE_MODELS = ("sam", "sam2")  # what the survey's generalists are made of; it does not count them among its 48
+# SAM and SAM 2 are what many of the survey's generalists are made of; it does not count them among its 48
 SURVEY_MODELS = (
     "kind = 'model' and in_survey in ('db', 'db+readme') and hidden_in_survey_app = 'no' and id not in ('sam', 'sam2')"
 )

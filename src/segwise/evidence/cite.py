@@ -1,7 +1,7 @@
 """Who is to be cited for some rows: the survey, the papers, and the pages that figures were read from.
 
-The base holds identifiers and no titles: an entry is complete where its identifier resolves, and says that its title
-and authors are to be filled in from there. Only the survey's own entry is whole.
+The base holds identifiers and few titles: an entry is complete where its identifier resolves, and says that authors,
+and a title where there is none, are to be filled in from there. Only the survey's own entry is whole.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ class Work:
     Attributes:
         id: "arXiv:2408.00874", "doi:10.1109/...", an address, or the words of a source.
         about: what rows it stands for: names of models or data sets.
+        title: "" where the base has none; one that the survey's database cut off ends in "...".
     """
 
     id: str
     about: tuple[str, ...]
+    title: str = ""
 
     @property
     def address(self) -> str:
@@ -50,7 +52,8 @@ class Work:
 
     def text(self) -> str:
         """One line for a list of references."""
-        return f"{self.id}{f' <{self.address}>' if self.address not in ('', self.id) else ''} ({', '.join(self.about)})"
+        place = f" <{self.address}>" if self.address not in ("", self.id) else ""
+        return f"{f'{self.title}. ' if self.title else ''}{self.id}{place} ({', '.join(self.about)})"
 
     def bibtex(self) -> str:
         """An entry; its key is the identifier in letters, digits and hyphens."""
@@ -58,8 +61,9 @@ class Work:
             fields = {"title": f"{{{TITLE}}}", "author": AUTHORS, "year": "2025", **self._where()}
         else:
             more = " and others" if len(self.about) > 4 else ""
-            fields = {"title": f"{{[on {_plain(', '.join(self.about[:4]))}{more}]}}", **self._where()}
-            fields["note"] = "title and authors are to be filled in from the identifier"
+            title = self.title or f"[on {', '.join(self.about[:4])}{more}]"
+            fields = {"title": f"{{{_plain(title)}}}", **self._where()}
+            fields["note"] = "to be completed from the identifier"
         body = "".join(f"  {name} = {{{value}}},\n" for name, value in fields.items())
         return f"@misc{{{self.key},\n{body}}}"
 
@@ -87,7 +91,9 @@ def works(rows: Iterable[Mapping[str, Any]]) -> list[Work]:
     own.
     """
     about: dict[str, dict[str, None]] = {}
+    titles = {SURVEY: TITLE}
     for row in rows:
+        titles |= _title(str(row["source"]))
         name = str(row.get("model") or row.get("name") or "")
         if "survey" in str(row["source"]):
             about.setdefault(SURVEY, {})
@@ -95,7 +101,7 @@ def works(rows: Iterable[Mapping[str, Any]]) -> list[Work]:
             about.setdefault(id, {})[name] = None
     if SURVEY in about:
         about = {SURVEY: {"the survey and its database": None}, **{id: n for id, n in about.items() if id != SURVEY}}
-    return [Work(id, tuple(word for word in names if word)) for id, names in about.items()]
+    return [Work(id, tuple(word for word in names if word), titles.get(id, "")) for id, names in about.items()]
 
 
 def _ids(row: Mapping[str, Any]) -> list[str]:
@@ -106,6 +112,14 @@ def _ids(row: Mapping[str, Any]) -> list[str]:
         candidates.append(row["source"])
     found = [_identifier(str(word)) for word in candidates if word]
     return list(dict.fromkeys(found))
+
+
+def _title(source: str) -> dict[str, str]:
+    """{identifier: title} if the source tells a paper's title; proceedings are none, and 80 letters are a cut one."""
+    found = re.search(r"original: (\S+) \((.*)\)$", source)
+    if not found or re.search(r"Conference|Advances in", found[2]):
+        return {}
+    return {_identifier(found[1]): found[2] + ("..." if len(found[2]) >= 80 else "")}
 
 
 def _identifier(words: str) -> str:

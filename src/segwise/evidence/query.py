@@ -143,6 +143,16 @@ def find(base: Base, name: str, value: str) -> str:
     return str(found[0])
 
 
+def known_as(base: Base, name: str) -> str | None:
+    """The id of the data set that a folder or a reader calls so, or None: "BTCV", "Task09_Spleen", "LiTS"."""
+    asked = {_same(name), _same("msd-" + re.sub(r"^Task\d+_", "", name))}
+    for row in base.rows("select id, name, full_name from datasets order by id"):
+        words = (row["id"], row["name"], row["full_name"] or "", *row["name"].split("/"))
+        if asked & {_same(word) for word in words if word}:
+            return str(row["id"])
+    return None
+
+
 def _condition(base: Base, table: str, name: str, value: Any) -> Condition:
     if name == "year":
         low, high = _years(value)
@@ -250,7 +260,8 @@ def _unknown(name: str, value: str, known: Sequence[str]) -> SpecError:
         hint = f"there are {', '.join(words)}"
     else:
         hint = f"there are {len(words)}, such as {', '.join(words[:5])}"
-    return SpecError(f'{option} "{value}": nothing in the evidence has it; {hint}')
+    where = f" (segwise evidence {name}s lists all)" if name in ("dataset", "model") else ""
+    return SpecError(f'{option} "{value}": nothing in the evidence has it; {hint}{where}')
 
 
 def told(wanted: Filters) -> Mapping[str, str]:
