@@ -216,6 +216,13 @@ def test_the_surveys_48_are_listed():
     assert len(json.loads(said("models", "--family", "task-specific", "--format", "json"))) == 24
 
 
+def test_filters_that_leave_nothing_give_an_empty_table_with_its_head():
+    text = said("results", "--dataset", "msd-spleen", "--organ", "aorta", "--format", "csv")
+    assert text.startswith("model_id,dataset_id,target,")
+    assert text.count("\n") == 1
+    assert json.loads(said("results", "--dataset", "msd-spleen", "--organ", "aorta", "--format", "json")) == []
+
+
 def test_a_table_names_every_source_once():
     text = said("results", "--dataset", "btcv", "--organ", "Liver", "--metric", "dsc")
     assert "VISTA3D" in text

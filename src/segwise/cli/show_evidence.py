@@ -58,7 +58,7 @@ def listed(table: str, found: Answer, wanted: Filters, *, format: str, cite: str
         _cited(found.rows, cite)
         return
     if format != "table":
-        _data(found.rows, format)
+        _data(found.rows, format, found.columns)
         return
     columns = SHOWN[table].split()
     if found.rows:
@@ -78,7 +78,7 @@ def comparison(found: Beside, *, format: str, cite: str) -> None:
     if cite:
         _cited([row for row in rows if not row["measured"]], cite)
     elif format == "csv":
-        _data(rows, format)
+        _data(rows, format, tuple(rows[0]))
     elif format == "json":
         apart = {compare.letter(n): dict(how) for n, how in enumerate(found.differs, start=1)}
         screen.data({"rows": rows, "differs_from_A": apart})
@@ -95,7 +95,7 @@ def reproduced(found: Sequence[Outcome], *, format: str) -> None:
 
     rows = [{**vars(o.statement), "found": o.found, "verdict": o.verdict} for o in found]
     if format != "table":
-        _data(rows, format)
+        _data(rows, format, tuple(rows[0]) if rows else ())
         return
     for row in rows:
         relation = "" if row["relation"] == "=" else "at least "
@@ -143,14 +143,13 @@ def _credit() -> None:
     screen.note(f"credit: {CREDIT}; --cite text or --cite bibtex lists them")
 
 
-def _data(rows: Sequence[Mapping[str, Any]], format: str) -> None:
+def _data(rows: Sequence[Mapping[str, Any]], format: str, columns: Sequence[str]) -> None:
     if format == "json":
         screen.data(list(rows))
         return
-    if rows:
-        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -77,10 +77,11 @@ class Condition(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What came: rows with all columns, and how many the table has without any filter."""
+    """What came: rows with all columns, how many the table has without any filter, and the columns' names."""
 
     rows: list[dict[str, Any]]
     n_all: int
+    columns: tuple[str, ...]
 
 
 class _Kind(NamedTuple):
@@ -126,7 +127,8 @@ def ask(base: Base, table: str, wanted: Filters, *, sort: str = "", whole: bool 
     view = VIEW[table]
     n_all = base.rows(f"select count(*) as n from {view}")[0]["n"]
     order = _order(base, table, sort)
-    return Answer(base.rows(f"select * from {view}{where} order by {order}", values), n_all)
+    rows = base.rows(f"select * from {view}{where} order by {order}", values)
+    return Answer(rows, n_all, _columns(base, table))
 
 
 def find(base: Base, name: str, value: str) -> str:
@@ -224,10 +226,14 @@ def _order(base: Base, table: str, sort: str) -> str:
     if not sort:
         return ORDER[table]
     name = sort.removeprefix("-")
-    columns = [row["column_name"] for row in base.rows(f"describe {VIEW[table]}")]
+    columns = _columns(base, table)
     if name not in columns:
         raise _unknown("sort", name, columns)
     return f'"{name}" {"desc" if sort.startswith("-") else "asc"} nulls last, {ORDER[table]}'
+
+
+def _columns(base: Base, table: str) -> tuple[str, ...]:
+    return tuple(row["column_name"] for row in base.rows(f"describe {VIEW[table]}"))
 
 
 def _fits(word: str, asked: str, how: str) -> bool:

@@ -39,23 +39,22 @@ def of_run(run_dir: Path | str, target: str, metric: str) -> list[Figure]:
     return found
 
 
-def figures(gathered: Gathered, target: str, metric: str, *, reporter: str, dataset: str = "") -> list[Figure]:
-    """One figure an arm that has a value; `dataset` keeps only items of the data set with this name."""
+def figures(gathered: Gathered, target: str, metric: str, *, reporter: str) -> list[Figure]:
+    """One figure for each arm that has a value of the target, "mean" for all; [] if the metric was not measured."""
     measure = next((m for m in gathered.measures if m == metric or m.startswith(f"{metric} ")), "")
     if not measure:
         return []
     found = []
     for arm in gathered.arms:
-        items = _items(arm, target, dataset)
+        items = _items(arm, target)
         value = arm.mean(measure, items)
         if value is not None:
             found.append(_figure(arm, items, value, metric, gathered.metrics[measure], reporter=reporter))
     return found
 
 
-def _items(arm: Arm, target: str, dataset: str) -> list[Item]:
-    wanted = {o.item for o in arm.outcomes if o.status == "done" and target in ("mean", o.last.target)}
-    return sorted(item for item in wanted if not dataset or item[0] == dataset)
+def _items(arm: Arm, target: str) -> list[Item]:
+    return sorted({o.item for o in arm.outcomes if o.status == "done" and target in ("mean", o.last.target)})
 
 
 def _figure(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from segwise.errors import SpecError
 from segwise.evidence.base import Base, open_base
 from segwise.evidence.cite import CREDIT
 from segwise.evidence.compare import Figure, differences, published
 from segwise.evidence.query import known_as
-from segwise.report.gather import Gathered
+from segwise.report.gather import Arm, Gathered, Outcome
 from segwise.report.markup import count, details, e, listing, note, number, table
 from segwise.report.measured import figures
 from segwise.report.ranking import shortened
@@ -25,7 +27,9 @@ def section(gathered: Gathered) -> str:
     base = open_base()
     names = sorted({outcome.last.dataset for outcome in gathered.outcomes})
     known = {name: id for name in names if (id := known_as(base, name))}
-    blocks = [block for name, id in known.items() for block in _dataset(base, gathered, name, id)]
+    blocks = [
+        block for name, target, part in _parts(gathered, known) for block in _one(base, part, name, known[name], target)
+    ]
     if not blocks:
         return ""
     folded = [details(head, body, unfolded=i < UNFOLDED_UP_TO) for i, (head, body) in enumerate(blocks)]
@@ -36,18 +40,28 @@ def section(gathered: Gathered) -> str:
     return f"<p>{lead}</p>{''.join(folded)}{note(f'Published figures: {e(CREDIT)}.')}"
 
 
-def _dataset(base: Base, gathered: Gathered, name: str, id: str) -> list[tuple[str, str]]:
-    """(heading, table) of each structure that is both measured and published."""
-    found = []
-    for target in sorted({o.last.target for o in gathered.outcomes if o.last.dataset == name and o.last.target}):
-        for metric in PREFERRED:
-            own = figures(gathered, target, metric, reporter="this run", dataset=name)
-            others = _published(base, id, target, metric) if own else []
-            if others:
-                head = f"{e(target)} in {e(name)}, {metric}: {count(len(others), 'published figure')}"
-                found.append((head, _table([*own, *others]) + _why(own[0], others)))
-                break
-    return found
+def _parts(gathered: Gathered, names: Iterable[str]) -> Iterator[tuple[str, str, Gathered]]:
+    """(data set, target, what the run has of it) in order; split once, for a run may have a hundred structures."""
+    found: dict[tuple[str, str], list[Arm]] = defaultdict(list)
+    for arm in gathered.arms:
+        mine: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+        for outcome in arm.outcomes:
+            mine[outcome.last.dataset, outcome.last.target].append(outcome)
+        for key, outcomes in mine.items():
+            found[key].append(replace(arm, outcomes=tuple(outcomes)))
+    for name, target in sorted(key for key in found if key[0] in set(names) and key[1]):
+        yield name, target, replace(gathered, arms=tuple(found[name, target]))
+
+
+def _one(base: Base, part: Gathered, name: str, id: str, target: str) -> list[tuple[str, str]]:
+    """[(heading, table)] of a structure that is both measured and published, else []."""
+    for metric in PREFERRED:
+        others = _published(base, id, target, metric)
+        own = figures(part, target, metric, reporter="this run") if others else []
+        if own:
+            head = f"{e(target)} in {e(name)}, {metric}: {count(len(others), 'published figure')}"
+            return [(head, _table([*own, *others]) + _why(own[0], others))]
+    return []
 
 
 def _published(base: Base, id: str, target: str, metric: str) -> list[Figure]:
