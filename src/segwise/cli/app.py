@@ -15,6 +15,7 @@ import typer
 from segwise import __version__
 from segwise.cli import show as screen
 from segwise.cli.distill import convert, distill
+from segwise.cli.evidence import evidence_app
 from segwise.cli.pretrain import pretrain
 from segwise.cli.study import studied
 from segwise.cli.train import adapt, train
@@ -34,6 +35,7 @@ app = typer.Typer(
     epilog="Start with: segwise demo",
 )
 app.add_typer(weights_app, name="weights")
+app.add_typer(evidence_app, name="evidence")
 app.command()(train)
 app.command()(adapt)
 app.command()(distill)

@@ -14,7 +14,7 @@ from typing import Any
 from segwise.errors import RunError
 from segwise.records.run import Run
 from segwise.records.types import Choice, Pair, Plan, Record, Score
-from segwise.report import about, breakdown, generated, labels, overlay, ranking, structures, words
+from segwise.report import about, breakdown, generated, labels, overlay, published, ranking, structures, words
 from segwise.report.by_slice import by_slice
 from segwise.report.gather import Arm, Gathered, gather, total_seconds
 from segwise.report.markup import details, e, listing, note, section
@@ -167,6 +167,7 @@ def _sections(
         ("spread", "All single results", _spread(gathered, first) if first else ""),
         ("slices", "Slice by slice", by_slice(gathered, place, crops)),
         ("worst", "Worst results", worst(gathered, ranked, crops)),
+        ("published", "Published figures", published.section(gathered)),
         ("missing", "Not counted", about.not_counted(gathered, place)),
         ("models", "Models", about.models(gathered, place)),
         ("methods", "Method", about.methods(gathered, ranked)),
