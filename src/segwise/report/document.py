@@ -14,7 +14,7 @@ from typing import Any
 from segwise.errors import RunError
 from segwise.records.run import Run
 from segwise.records.types import Choice, Pair, Plan, Record, Score
-from segwise.report import about, breakdown, labels, overlay, ranking, structures, words
+from segwise.report import about, breakdown, labels, overlay, ranking, scaling, structures, words
 from segwise.report.by_slice import by_slice
 from segwise.report.gather import Arm, Gathered, gather, total_seconds
 from segwise.report.markup import details, e, listing, note, section
@@ -135,6 +135,7 @@ def plan_of(value: Any) -> Plan | None:
     fields: dict[str, Any] = {
         key: tuple(item) if isinstance(item, list) else item for key, item in value.items() if key in known
     }
+    fields["persons"] = tuple(fields.get("persons", ("", 0)))
     fields.pop("study", None)  # what was trained is told by the models' cards
     fields["pairs"] = tuple(Pair(**item) for item in fields.get("pairs", ()))
     fields["cases"] = tuple(
@@ -159,6 +160,7 @@ def _sections(
     return [
         ("ranking", "Ranking", ranking.blocks(gathered, ranked) + not_ranked),
         ("labels", "Labelled subjects", labels.section(gathered)),
+        ("scaling", "Compute at inference", scaling.section(gathered)),
         ("targets", "Targets", structures.by_target(gathered, order, place) if order else ""),
         ("subsets", "By kind of case", breakdown.by_subset(gathered, first) if first else ""),
         ("effort", "Interactions", breakdown.effort(gathered, first) if first else ""),
