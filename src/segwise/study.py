@@ -27,9 +27,9 @@ from segwise.training.labelled import Budget
 from segwise.training.loop import Progress
 from segwise.weights import folders
 
-FAMILIES = ("torso", "head")  # that no shipped model saw
+FAMILIES = ("torso", "thin-torso", "head")  # that no shipped model saw
 FIRST = 900  # seed of the first person
-TORSO_MM, HEAD_MM = (3.0, 5.5, 5.5), (3.5, 3.5, 3.5)
+TORSO_MM, THIN_MM, HEAD_MM = (3.0, 5.5, 5.5), (1.0, 4.0, 4.0), (3.5, 3.5, 3.5)
 RATE, ADAPT_RATE = 1e-3, 3e-4
 Say = Callable[[str], None]
 
@@ -82,6 +82,8 @@ def persons(study: Study, root: Path, *, tick: learn.Tick | None = None) -> Path
 def _person(family: str, seed: int) -> Scan:
     if family == "torso":
         return ct(torso(seed, spacing_mm=2.2), seed, spacing_mm=TORSO_MM)
+    if family == "thin-torso":
+        return ct(torso(seed, spacing_mm=2.2), seed, spacing_mm=THIN_MM)
     return mr(head(seed), seed, spacing_mm=HEAD_MM)
 
 

@@ -31,8 +31,8 @@ from segwise import spec
 from segwise.errors import PlanError, SpecError
 from segwise.records.types import Choice, Pair, Plan, Study, Training
 
-FIELDS = ("question", "models", "prompters", "pairs", "targets", "cases", "metrics", "seeds", "conditions", "persons")
-FIELDS += ("study",)
+FIELDS: tuple[str, ...] = ("question", "models", "prompters", "pairs", "targets", "cases", "metrics", "seeds", "study")
+FIELDS += ("conditions", "persons")
 AS_IS = "as-is"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from segwise.errors import RunError
 from segwise.records.run import Run
 from segwise.records.types import Choice, Pair, Plan, Record, Score
-from segwise.report import about, breakdown, labels, overlay, ranking, scaling, structures, words
+from segwise.report import about, breakdown, breaks, labels, overlay, ranking, scaling, structures, words
 from segwise.report.by_slice import by_slice
 from segwise.report.gather import Arm, Gathered, gather, total_seconds
 from segwise.report.markup import details, e, listing, note, section
@@ -61,10 +61,13 @@ def page(
         crops: three-plane pictures by key of a record, None where there is none.
         meta: what the run says of itself: command, versions, git.
     """
-    gathered = gather(records, scores)
+    plain = [record for record in records if not record.condition]
+    gathered = gather(plain or records, scores)
     ranked = ranking.rank(gathered)
     place = ranked[0].place if ranked else {}
-    parts = _sections(gathered, ranked, place, plan=plan, crops=crops, meta=meta or {})
+    under = [("breaks", "Conditions and breaks", breaks.section(records, scores))]
+    parts = under + _sections(gathered, ranked, place, plan=plan, crops=crops, meta=meta or {})
+    parts.sort(key=lambda part: part[0] != "ranking")
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, body in parts if body)
     body = "".join(section(anchor, title, content) for anchor, title, content in parts)
     cut = words.unfinished(records, (meta or {}).get("n_tasks"))
@@ -82,7 +85,7 @@ def rows(records: Sequence[Record], scores: Sequence[Score]) -> list[dict[str, s
     Arms with random or unknown weights follow, with "not ranked" as rank and "random weights" or "unknown weights" in
     place of the interval.
     """
-    gathered = gather(records, scores)
+    gathered = gather([r for r in records if not r.condition] or records, scores)
     ranked = ranking.rank(gathered)
     return (_ranked_rows(ranked[0]) if ranked else []) + _doubted_rows(gathered)
 
