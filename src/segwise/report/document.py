@@ -14,7 +14,19 @@ from typing import Any
 from segwise.errors import RunError
 from segwise.records.run import Run
 from segwise.records.types import Choice, Pair, Plan, Record, Score
-from segwise.report import about, breakdown, breaks, labels, overlay, prompts, ranking, scaling, structures, words
+from segwise.report import (
+    about,
+    breakdown,
+    breaks,
+    dimension,
+    labels,
+    overlay,
+    prompts,
+    ranking,
+    scaling,
+    structures,
+    words,
+)
 from segwise.report.by_slice import by_slice
 from segwise.report.gather import Arm, Gathered, gather, total_seconds
 from segwise.report.markup import details, e, listing, note, section
@@ -164,6 +176,7 @@ def _sections(
         ("ranking", "Ranking", ranking.blocks(gathered, ranked) + not_ranked),
         ("labels", "Labelled subjects", labels.section(gathered)),
         ("prompts", "What is said", prompts.section(gathered)),
+        ("dimension", "Slices or volumes", dimension.section(gathered)),
         ("scaling", "Compute at inference", scaling.section(gathered)),
         ("targets", "Targets", structures.by_target(gathered, order, place) if order else ""),
         ("subsets", "By kind of case", breakdown.by_subset(gathered, first) if first else ""),
