@@ -145,7 +145,7 @@ def _none(info: ModelInfo) -> tuple[str, ...]:
 
 def _arm(info: ModelInfo, prompter: str) -> _Arm:
     takes = frozenset(info.card.takes)
-    if takes == TEXT:
+    if takes == TEXT and not assemble.prompter_info(prompter).gives <= TEXT:
         return _Arm(info, NAME, draws=False, misfit="")
     user = assemble.prompter_info(assemble.on_plane(prompter, info.resolved.get("plane")))
     extra = user.gives - takes

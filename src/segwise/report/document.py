@@ -19,7 +19,9 @@ from segwise.report import (
     breakdown,
     breaks,
     dimension,
+    human_time,
     labels,
+    naming,
     overlay,
     prompts,
     ranking,
@@ -77,7 +79,10 @@ def page(
     gathered = gather(plain or records, scores)
     ranked = ranking.rank(gathered)
     place = ranked[0].place if ranked else {}
-    under = [("breaks", "Conditions and breaks", breaks.section(records, scores))]
+    under = [
+        ("breaks", "Conditions and breaks", breaks.section(records, scores)),
+        ("naming", "Said in other words", naming.section(records, scores)),
+    ]
     parts = under + _sections(gathered, ranked, place, plan=plan, crops=crops, meta=meta or {})
     parts.sort(key=lambda part: part[0] != "ranking")
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, body in parts if body)
@@ -176,6 +181,7 @@ def _sections(
         ("ranking", "Ranking", ranking.blocks(gathered, ranked) + not_ranked),
         ("labels", "Labelled subjects", labels.section(gathered)),
         ("prompts", "What is said", prompts.section(gathered)),
+        ("text-or-box", "Named or boxed", human_time.section(gathered)),
         ("dimension", "Slices or volumes", dimension.section(gathered)),
         ("scaling", "Compute at inference", scaling.section(gathered)),
         ("targets", "Targets", structures.by_target(gathered, order, place) if order else ""),
