@@ -29,18 +29,19 @@ def section(records: Sequence[Record], scores: Sequence[Score]) -> str:
         "Every condition is compared with the mildest place of its axis on the same targets and persons; the ranking "
         f"is of the cases as they are. A model <b>holds</b> while it loses no more than {LOST:g} {e(measure)}."
     )
-    return lead + "".join(_family(family, measure, i) for i, family in enumerate(found))
+    return lead + "".join(family_html(family, measure, f"breaks{i}") for i, family in enumerate(found))
 
 
-def _family(family: Family, measure: str, i: int) -> str:
+def family_html(family: Family, measure: str, name: str) -> str:
+    """One axis: answers, a figure, a table; `name` keeps the ids of figures apart."""
     parts = [f"<h3>{e(family.name)}</h3>"]
     if family.accuracy:
         answers = "".join(f"<li>{answer(line, family, measure)}</li>" for line in family.accuracy)
-        parts += [f"<ul>{answers}</ul>", _figure(family.accuracy, measure, family.along, f"breaks{i}")]
+        parts += [f"<ul>{answers}</ul>", _figure(family.accuracy, measure, family.along, name)]
         parts.append(_table(family.accuracy, measure))
     if family.silence:
         answers = "".join(f"<li>{made_up(line, family)}</li>" for line in family.silence)
-        drawn = _figure(family.silence, "share of absent targets left empty", family.along, f"absent{i}")
+        drawn = _figure(family.silence, "share of absent targets left empty", family.along, f"{name}-absent")
         parts.append(details("Targets that are not there", f"<ul>{answers}</ul>{drawn}", unfolded=True))
     return "".join(parts)
 

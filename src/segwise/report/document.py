@@ -26,6 +26,7 @@ from segwise.report import (
     prompts,
     ranking,
     scaling,
+    shapes,
     structures,
     words,
 )
@@ -183,6 +184,7 @@ def _sections(
         ("prompts", "What is said", prompts.section(gathered)),
         ("text-or-box", "Named or boxed", human_time.section(gathered)),
         ("dimension", "Slices or volumes", dimension.section(gathered)),
+        ("shapes", "Shapes", shapes.section(gathered)),
         ("scaling", "Compute at inference", scaling.section(gathered)),
         ("targets", "Targets", structures.by_target(gathered, order, place) if order else ""),
         ("subsets", "By kind of case", breakdown.by_subset(gathered, first) if first else ""),

@@ -48,7 +48,7 @@ class Break:
         at: where the loss passes `LOST` for good, straight between the measured places; nan without one.
         low, high: of its interval.
         holds, fails: the last measured place that holds, and the next one; nan without.
-        verdict: "breaks", "holds" (to the last place) or "cannot decide".
+        verdict: "breaks", "holds" (at every place, the interval of the loss included) or "cannot decide".
     """
 
     at: float
@@ -120,7 +120,8 @@ def broken(places: Sequence[float], values: Floats, *, lost: float = LOST) -> Br
     draws = _draws(values)
     found = np.array([_falls(where, lost - (row[0] - row)) for row in draws])
     ends = np.isfinite(found)
-    if (~ends).mean() >= SURE:
+    worst = np.quantile(draws[:, :1] - draws, 1 - ALPHA / 2, axis=0).max()
+    if (~ends).mean() >= SURE and worst <= lost:
         return Break(math.nan, math.nan, math.nan, float(where[-1]), math.nan, "holds")
     at = _falls(where, left)
     if ends.mean() < SURE or not math.isfinite(at):
