@@ -31,7 +31,8 @@ LEAD = {
     "datasets": "Folders that are recognised; `--layout NAME` overrides.",
     "adapters": "Adaptations of a model, composed with `+`: `litemedsam+lora(rank=4)`. "
     "[Which one for what](../how-to/adapting.md).",
-    "wrappers": "Segmenters made from a Segmenter, composed with `+`. None ships yet.",
+    "wrappers": "Segmenters made from a Segmenter, composed with `+`: `litemedsam+flips(axes=xy)`. More looks at "
+    "inference; the plan `test_time_scaling` measures what they cost.",
 }
 
 

@@ -12,7 +12,7 @@ from segwise.prompt import KINDS, Points, Prompt
 from segwise.spec import Spec
 
 NAMES = catalog.names("prompters")
-ASK_ANYWAY = ("name",)  # text is asked of absent targets too: what is painted there is a false positive
+ASK_ANYWAY = ("name", "reworded")  # text is asked of absent targets too: what is painted there is a false positive
 INSIDE_BOX = ("box2d", "box3d", "box-points", "center-point", "points", "clicks", "interpolate-boxes", "seed-slice")
 
 

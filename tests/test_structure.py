@@ -34,7 +34,7 @@ MAY_KNOW = {  # room -> rooms; every room may know `errors`
     "adapters": {"card", "nets", "segmenter", "weights"},  # weights: they read their own file, as models do
     "wrappers": {"card", "segmenter", "geometry", "prompt", "anatomy", "spec"},
     "datasets": {"card", "io", "case", "anatomy", "geometry"},
-    "prompters": {"card", "case", "prompt", "geometry"},
+    "prompters": {"card", "case", "prompt", "geometry", "anatomy"},  # anatomy: what a structure is called
     "metrics": {"card", "pair", "geometry"},
     "assemble": {"catalog", "segmenter", "spec", "card", "case", "prompt", "geometry", "weights"},  # model folders
     "session": {"segmenter", "prompt", "geometry", "spec"},

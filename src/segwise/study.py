@@ -21,16 +21,18 @@ from segwise.records.types import Choice, Plan, Study, Training
 from segwise.spec import parse
 from segwise.synth.head import head
 from segwise.synth.imaging import Scan, ct, mr
+from segwise.synth.lesions import lesions
 from segwise.synth.torso import torso
 from segwise.training import splits
 from segwise.training.labelled import Budget
 from segwise.training.loop import Progress
 from segwise.weights import folders
 
-FAMILIES = ("torso", "head")  # that no shipped model saw
+FAMILIES = ("torso", "thin-torso", "head", "lesions")  # that no shipped model saw
 FIRST = 900  # seed of the first person
 EXTRA = 5900  # of the first one that is only trained on
-TORSO_MM, HEAD_MM = (3.0, 5.5, 5.5), (3.5, 3.5, 3.5)
+TORSO_MM, THIN_MM, HEAD_MM = (3.0, 5.5, 5.5), (1.0, 4.0, 4.0), (3.5, 3.5, 3.5)
+LESIONS_MM = (4.0, 2.0, 2.0)
 RATE, ADAPT_RATE = 1e-3, 3e-4
 Say = Callable[[str], None]
 
@@ -86,6 +88,10 @@ def _made_persons(family: str, n: int, where: str, first: int, root: Path, tick:
 def _person(family: str, seed: int) -> Scan:
     if family == "torso":
         return ct(torso(seed, spacing_mm=2.2), seed, spacing_mm=TORSO_MM)
+    if family == "thin-torso":
+        return ct(torso(seed, spacing_mm=2.2), seed, spacing_mm=THIN_MM)
+    if family == "lesions":
+        return ct(lesions(seed), seed, spacing_mm=LESIONS_MM)
     return mr(head(seed), seed, spacing_mm=HEAD_MM)
 
 

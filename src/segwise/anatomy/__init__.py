@@ -210,6 +210,12 @@ def terms() -> Mapping[str, Term]:
     return _terms()[0]
 
 
+def synonyms(name: str) -> tuple[str, ...]:
+    """What else a structure is called, () for none or an unknown name."""
+    found = term(name)
+    return _terms()[1].get(found.name, ()) if found else ()
+
+
 @functools.cache
 def _terms() -> tuple[Mapping[str, Term], Mapping[str, tuple[str, ...]]]:
     """Terms by common name, and the synonyms of each name."""

@@ -17,7 +17,7 @@ from segwise.cli import show as screen
 from segwise.cli.distill import convert, distill
 from segwise.cli.evidence import evidence_app
 from segwise.cli.pretrain import pretrain
-from segwise.cli.study import studied
+from segwise.cli.study import generated, studied
 from segwise.cli.train import adapt, train
 from segwise.cli.weights import Json, weights_app
 from segwise.errors import SegwiseError, SpecError
@@ -257,6 +257,7 @@ def run(
     if found.study is not None:
         studied(found, data, out, layout=layout, workers=workers, dry_run=dry_run)
         return
+    data = data or generated(found, out)
     if data is None:
         raise SpecError(f"{plan} compares on your data: give --data FOLDER")
     _experiment(found, data, out, layout=layout, workers=workers, dry_run=dry_run)

@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from segwise.records.types import Plan
 
 
+def generated(plan: Plan, out: Path | None) -> Path | None:
+    """The folder of the persons that a plan makes where no data are given, beside the run; None if it makes none."""
+    from segwise import study
+    from segwise.records.types import Study
+
+    if not plan.persons[1]:
+        return None
+    if out is None:
+        raise SpecError(f"{plan.name} makes its own persons, beside the run; give -o RUN")
+    with screen.progress() as tick:
+        return study.persons(Study(persons=plan.persons), out.with_name(f"{out.name}-data"), tick=tick)
+
+
 def studied(
     plan: Plan, data: Path | None, out: Path | None, *, layout: str | None, workers: int, dry_run: bool
 ) -> None:

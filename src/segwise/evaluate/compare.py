@@ -15,7 +15,7 @@ from typing import Any
 
 from segwise import assemble, catalog, engine
 from segwise.errors import CatalogError, PlanError, WeightsError
-from segwise.evaluate import cost, expand, inventory, references
+from segwise.evaluate import conditions, cost, expand, inventory, references
 from segwise.evaluate import score as scoring
 from segwise.evaluate.expand import Source
 from segwise.evaluate.predict import Setup
@@ -27,7 +27,7 @@ from segwise.records.types import Plan, Record, Task, record_of
 COLUMNS = (
     *("model", "dataset", "case", "subject", "target", "prompter", "seed", "round", "metric", "value", "reason"),
     *("status", "read_s", "encode_s", "prompt_s", "decode_s", "write_s", "peak_bytes", "n_interactions", "modality"),
-    *("quality", "presence", "metric_spec", "task", "mask", "prompt", "weights"),
+    *("quality", "presence", "metric_spec", "task", "mask", "prompt", "weights", "condition"),
 )
 
 
@@ -236,13 +236,13 @@ def _pending(found: Preview, records: Sequence[Record]) -> list[Task]:
         rounds[record.task, record.target].append(record)
     settled = {key for key, own in rounds.items() if all(_settled(record) for record in own)}
     cases = {(str(source.root), case.id): case for source in found.sources for case in source.cases}
-    names: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    names: dict[tuple[str, str, str], dict[str, None]] = defaultdict(dict)
     for task in found.tasks:
-        names[task.root, task.case] |= dict.fromkeys(t for t in task.targets if (task.id, t) in settled)
-    digests: dict[tuple[str, str, str], str] = {}
+        names[task.root, task.case, task.condition] |= dict.fromkeys(t for t in task.targets if (task.id, t) in settled)
+    digests: dict[tuple[str, str, str, str], str] = {}
     for place, wanted in names.items():
         if wanted:
-            masks = references.masks(cases[place], list(wanted))
+            masks = references.masks(conditions.under(cases[place[:2]], place[2]), list(wanted))
             digests |= {(*place, name): references.digest_of(mask) for name, mask in masks.items()}
     todo = []
     for task in found.tasks:
@@ -250,7 +250,10 @@ def _pending(found: Preview, records: Sequence[Record]) -> list[Task]:
             t
             for t in task.targets
             if (task.id, t) not in settled
-            or any(r.provenance["reference"] != digests[task.root, task.case, t] for r in rounds[task.id, t])
+            or any(
+                r.provenance["reference"] != digests[task.root, task.case, task.condition, t]
+                for r in rounds[task.id, t]
+            )
         )
         if left:
             todo.append(dataclasses.replace(task, targets=left))
@@ -279,10 +282,10 @@ def _check_models(todo: Sequence[Task]) -> None:
 
 def _groups(todo: Sequence[Task]) -> list[engine.Group[Task]]:
     """Tasks of one base model and case together: they share features and the volume."""
-    found: dict[tuple[str, str, str], list[Task]] = defaultdict(list)
+    found: dict[tuple[str, str, str, str], list[Task]] = defaultdict(list)
     for task in todo:
-        found[assemble.base_name(task.model), task.root, task.case].append(task)
-    return [engine.Group(model, tuple(tasks)) for (model, _, _), tasks in found.items()]
+        found[assemble.base_name(task.model), task.root, task.case, task.condition].append(task)
+    return [engine.Group(model, tuple(tasks)) for (model, *_), tasks in found.items()]
 
 
 def _failures(task: Task, failure: engine.Failure) -> Iterator[Record]:

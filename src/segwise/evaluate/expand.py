@@ -6,6 +6,7 @@ once. What does not fit is left out with its reason, and said before anything ru
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from segwise import anatomy, assemble
 from segwise.assemble import ModelInfo
 from segwise.case import Case
 from segwise.errors import CatalogError, PlanError, WeightsError
-from segwise.evaluate import references
+from segwise.evaluate import conditions, references
 from segwise.records.types import Plan, Record, Task, record_of
 
 NAME = "name"  # the prompter of a model that takes only text
@@ -86,11 +87,16 @@ def expand(plan: Plan, sources: Sequence[Source]) -> Expansion:
                 if case.broken and (source.root, case.id) in wanted:
                     _unread(found, arm, source, case)
                 elif names := wanted.get((source.root, case.id)):
-                    _meet(found, arm, source, case, names, plan.seeds)
+                    _meet(found, arm, source, case, names, plan)
     _all_have_tasks(plan, arms, found)
     order = list(dict.fromkeys(assemble.base_name(arm.info.spec) for arm in arms))
     places = {(str(root), case): i for i, (root, case) in enumerate(wanted)}
-    tasks = sorted(found.tasks, key=lambda t: (order.index(assemble.base_name(t.model)), places[t.root, t.case]))
+    under = {text: i for i, text in enumerate(("", *plan.conditions))}
+
+    def place(task: Task) -> tuple[int, int, int]:
+        return order.index(assemble.base_name(task.model)), places[task.root, task.case], under[task.condition]
+
+    tasks = sorted(found.tasks, key=place)
     return Expansion(tuple(tasks), tuple(found.skipped), dict(found.left_out))
 
 
@@ -119,6 +125,11 @@ def _arms(plan: Plan) -> list[_Arm]:
             assemble.metric_info(text)
         except CatalogError as error:
             errors.append(f"metrics[{i}]: {error}")
+    for i, text in enumerate(plan.conditions):
+        try:
+            conditions.check(text)
+        except CatalogError as error:
+            errors.append(f"conditions[{i}]: {error}")
     if errors:
         raise PlanError(f"{plan.name}: " + f"\n{plan.name}: ".join(dict.fromkeys(errors)))
     grid = [(model, prompter) for model in plan.models for prompter in plan.prompters or _none(infos[model])]
@@ -134,7 +145,7 @@ def _none(info: ModelInfo) -> tuple[str, ...]:
 
 def _arm(info: ModelInfo, prompter: str) -> _Arm:
     takes = frozenset(info.card.takes)
-    if takes == TEXT:
+    if takes == TEXT and not assemble.prompter_info(prompter).gives <= TEXT:
         return _Arm(info, NAME, draws=False, misfit="")
     user = assemble.prompter_info(assemble.on_plane(prompter, info.resolved.get("plane")))
     extra = user.gives - takes
@@ -199,13 +210,13 @@ def _match(case: Case, word: str) -> tuple[str, ...]:
     return ()
 
 
-def _meet(found: _Found, arm: _Arm, source: Source, case: Case, names: tuple[str, ...], seeds: int) -> None:
-    """The tasks of a model and prompter on a case, and what they leave out."""
+def _meet(found: _Found, arm: _Arm, source: Source, case: Case, names: tuple[str, ...], plan: Plan) -> None:
+    """The tasks of a model and prompter on a case, as it is and under all conditions, and what they leave out."""
     asked, refused = _targets(arm, case, names)
-    for seed in range(seeds if arm.draws else 1):
+    for seed in range(plan.seeds if arm.draws else 1):
         task = _task(arm, source, case, asked, seed)
         if asked:
-            found.tasks.append(task)
+            found.tasks += [dataclasses.replace(task, condition=one) for one in ("", *plan.conditions)]
         if seed == 0:
             found.skipped += [_left(task, arm, case, name, reason) for name, reason in refused.items()]
             found.left_out.update(refused.values())

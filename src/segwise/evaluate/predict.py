@@ -24,7 +24,7 @@ from segwise import assemble
 from segwise.assemble import Built
 from segwise.case import Case, Target
 from segwise.errors import NoSuchStructure, PromptError, RunError, SegwiseError
-from segwise.evaluate import cost, inventory, references
+from segwise.evaluate import conditions, cost, inventory, references
 from segwise.evaluate.cost import timed
 from segwise.evaluate.ledger import Key, Ledger
 from segwise.evaluate.masks import Masks
@@ -67,7 +67,7 @@ class Worker:
         self._ledger = Ledger(setup.run / "ledger")
         self._cases: dict[tuple[str, str], dict[str, Case]] = {}
         self._built: dict[str, Built] = {}
-        self._volume: dict[tuple[str, str], tuple[Volume, float]] = {}
+        self._volume: dict[tuple[str, str, str], tuple[Volume, float]] = {}
         self._warm: dict[str, str] = {}
 
     def __call__(self, task: Task) -> list[Record]:
@@ -95,10 +95,10 @@ class Worker:
             self._cases[place] = {c.id: c for c in inventory.find(Path(task.root), task.layout)[1]}
         if task.case not in self._cases[place]:
             raise RunError(f"case {task.case} is no longer in {task.root}")
-        return self._cases[place][task.case]
+        return conditions.under(self._cases[place][task.case], task.condition)
 
     def _read(self, task: Task, case: Case) -> tuple[Volume, float]:
-        key = (task.root, task.case)
+        key = (task.root, task.case, task.condition)
         if key not in self._volume:
             self._volume.clear()
             self._volume[key] = timed(case.volume)
@@ -128,6 +128,7 @@ class Worker:
             "volume": play.volume.digest,
             "grid": play.volume.grid.digest,
             "prompter_version": play.prompter.info.version,
+            "condition": conditions.axis_of(play.task.condition),
         }
         more = {"device_bytes": peak.device_bytes} if peak.device_bytes else {}
         own = {**record.provenance, **more}

@@ -19,7 +19,7 @@ from segwise import assemble, pair
 from segwise.assemble import Metric
 from segwise.case import Case
 from segwise.errors import RunError
-from segwise.evaluate import crops, inventory, references
+from segwise.evaluate import conditions, crops, inventory, references
 from segwise.evaluate.ledger import Ledger
 from segwise.evaluate.masks import Masks
 from segwise.geometry import Array, Volume
@@ -48,16 +48,17 @@ def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, pr
     wanted = [assemble.metric_info(text) for text in metrics or about["plan"]["metrics"]]
     chosen = [assemble.metric(spec) for spec in {str(spec): spec for spec in wanted}.values()]
     cases = _cases(about, data)
-    by_case: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    by_case: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in run.records():
-        by_case[record.dataset, record.case].append(record)
+        by_case[record.dataset, record.case, record.condition].append(record)
     if not by_case:
         raise RunError(f"{run.path} holds no record; run the comparison first")
     known = {(s.task, s.target, s.round, s.measure, s.metric): (s.reference, s.mask) for s in run.scores()}
     asked = tuple(about["plan"]["targets"])
     marks = {entry["hash"]: entry["marks"] for entry in Ledger(run.ledger).entries() if entry["marks"] is not None}
     written = 0
-    for done, (place, records) in enumerate(by_case.items()):
+    for done, ((*named, condition), records) in enumerate(by_case.items()):
+        place = (named[0], named[1])
         if progress:
             progress(done, len(by_case), f"scoring {place[1]}")
         if not any(record.status == "done" for record in records):
@@ -72,11 +73,12 @@ def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, pr
                 f"case {place[1]} of {place[0]} is no longer in {roots}; say where the data are now: "
                 "segwise score RUN --data DIR"
             )
-        derived = _unions(run, cases[place], records, asked)
+        case = conditions.under(cases[place], condition)
+        derived = _unions(run, case, records, asked)
         run.add(derived)
         fresh = {record.key for record in derived}
         current = [record for record in records if record.key not in fresh] + derived
-        written += _Scoring(run, cases[place], current, chosen, known, marks).all()
+        written += _Scoring(run, case, current, chosen, known, marks).all()
     if progress:
         progress(len(by_case), len(by_case), "scored")
     return written

@@ -7,6 +7,8 @@ pairs = [{model = "geodesic", prompter = "box-points(n=5)"}]         # beside th
 targets = ["liver"]                                                  # all if left out
 metrics = ["overlap", "surface"]
 seeds = 3
+conditions = ["noise(level=3)", "spacing(mm=5)"]                     # of the image, beside the cases as they are
+persons = { family = "torso", n = 6 }                                # who is made where no data are given
 
 [[cases]]                                                            # all if left out
 case = "ct_1"
@@ -29,7 +31,9 @@ from segwise import spec
 from segwise.errors import PlanError, SpecError
 from segwise.records.types import Choice, Pair, Plan, Study, Training
 
-FIELDS = ("question", "models", "prompters", "pairs", "targets", "cases", "metrics", "seeds", "study")
+FIELDS: tuple[str, ...] = ("question", "models", "prompters", "pairs", "targets", "cases", "metrics", "seeds", "study")
+FIELDS += ("conditions", "persons")
+AS_IS = "as-is"
 
 
 def read(path: Path | str) -> Plan:
@@ -72,6 +76,8 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Plan:
         metrics=tuple(_specs(content.get("metrics", Plan.metrics), f"{source}: metrics")),
         seeds=_count(content.get("seeds", 1), f"{source}: seeds"),
         study=_study(content["study"], f"{source}: study") if "study" in content else None,
+        conditions=tuple(c for c in _specs(content.get("conditions", []), f"{source}: conditions") if c != AS_IS),
+        persons=_persons(content.get("persons"), f"{source}: persons"),
     )
     if not plan.models and not plan.pairs and plan.study is None:
         raise PlanError(f"{source}: models: nothing came, expected at least one model")

@@ -87,6 +87,8 @@ class Plan:
         metrics: specs.
         seeds: how many draws of prompters that draw.
         study: what is trained first, or None.
+        conditions: of the image: every task is done on the case as it is, then under each of these.
+        persons: family and number of generated persons where no data are given, e.g. ("torso", 6).
     """
 
     name: str
@@ -99,6 +101,8 @@ class Plan:
     metrics: tuple[str, ...] = ("overlap", "surface")
     seeds: int = 1
     study: Study | None = None
+    conditions: tuple[str, ...] = ()
+    persons: tuple[str, int] = ("", 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,7 @@ class Task:
         case, subject: ids.
         seed: 0, 1, 2 ...
         targets: common names.
+        condition: what was done to the case, e.g. "noise(level=3)"; "" for the case as it is.
     """
 
     model: str
@@ -122,11 +127,12 @@ class Task:
     subject: str
     seed: int
     targets: tuple[str, ...]
+    condition: str = ""
 
     @property
     def id(self) -> str:
         """Hash of what the task is; not of where the data lie nor of the list of targets."""
-        words = (self.model, self.prompter, self.dataset, self.case, str(self.seed))
+        words = (self.model, self.prompter, self.dataset, self.case, str(self.seed), *filter(None, [self.condition]))
         return hashlib.blake2b("\x1f".join(words).encode(), digest_size=10).hexdigest()
 
 
@@ -149,6 +155,7 @@ class Record:
         peak_bytes: of the worker during the task.
         given, resolved: arguments of the model as given and with defaults.
         provenance: versions, git revision, digests of weights, card, segmenter and reference.
+        condition: as the task's; `provenance["condition"]` says on which axis it lies and where.
     """
 
     task: str
@@ -174,6 +181,7 @@ class Record:
     given: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    condition: str = ""
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -229,6 +237,7 @@ def record_of(task: Task, target: str, number: int, status: str, **facts: Any) -
         case=task.case,
         subject=task.subject,
         seed=task.seed,
+        condition=task.condition,
         **facts,
     )
 

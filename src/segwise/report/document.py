@@ -14,7 +14,24 @@ from typing import Any
 from segwise.errors import RunError
 from segwise.records.run import Run
 from segwise.records.types import Choice, Pair, Plan, Record, Score
-from segwise.report import about, breakdown, generated, labels, overlay, published, ranking, structures, words
+from segwise.report import (
+    about,
+    breakdown,
+    breaks,
+    dimension,
+    generated,
+    human_time,
+    labels,
+    naming,
+    overlay,
+    prompts,
+    published,
+    ranking,
+    scaling,
+    shapes,
+    structures,
+    words,
+)
 from segwise.report.by_slice import by_slice
 from segwise.report.gather import Arm, Gathered, gather, total_seconds
 from segwise.report.markup import details, e, listing, note, section
@@ -61,10 +78,16 @@ def page(
         crops: three-plane pictures by key of a record, None where there is none.
         meta: what the run says of itself: command, versions, git.
     """
-    gathered = gather(records, scores)
+    plain = [record for record in records if not record.condition]
+    gathered = gather(plain or records, scores)
     ranked = ranking.rank(gathered)
     place = ranked[0].place if ranked else {}
-    parts = _sections(gathered, ranked, place, plan=plan, crops=crops, meta=meta or {})
+    under = [
+        ("breaks", "Conditions and breaks", breaks.section(records, scores)),
+        ("naming", "Said in other words", naming.section(records, scores)),
+    ]
+    parts = under + _sections(gathered, ranked, place, plan=plan, crops=crops, meta=meta or {})
+    parts.sort(key=lambda part: part[0] != "ranking")
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, body in parts if body)
     body = "".join(section(anchor, title, content) for anchor, title, content in parts)
     cut = words.unfinished(records, (meta or {}).get("n_tasks"))
@@ -82,7 +105,7 @@ def rows(records: Sequence[Record], scores: Sequence[Score]) -> list[dict[str, s
     Arms with random or unknown weights follow, with "not ranked" as rank and "random weights" or "unknown weights" in
     place of the interval.
     """
-    gathered = gather(records, scores)
+    gathered = gather([r for r in records if not r.condition] or records, scores)
     ranked = ranking.rank(gathered)
     return (_ranked_rows(ranked[0]) if ranked else []) + _doubted_rows(gathered)
 
@@ -135,6 +158,7 @@ def plan_of(value: Any) -> Plan | None:
     fields: dict[str, Any] = {
         key: tuple(item) if isinstance(item, list) else item for key, item in value.items() if key in known
     }
+    fields["persons"] = tuple(fields.get("persons", ("", 0)))
     fields.pop("study", None)  # what was trained is told by the models' cards
     fields["pairs"] = tuple(Pair(**item) for item in fields.get("pairs", ()))
     fields["cases"] = tuple(
@@ -160,6 +184,11 @@ def _sections(
         ("ranking", "Ranking", ranking.blocks(gathered, ranked) + not_ranked),
         ("labels", "Labelled subjects", labels.section(gathered)),
         ("generated", "Generated data", generated.section(gathered)),
+        ("prompts", "What is said", prompts.section(gathered)),
+        ("text-or-box", "Named or boxed", human_time.section(gathered)),
+        ("dimension", "Slices or volumes", dimension.section(gathered)),
+        ("shapes", "Shapes", shapes.section(gathered)),
+        ("scaling", "Compute at inference", scaling.section(gathered)),
         ("targets", "Targets", structures.by_target(gathered, order, place) if order else ""),
         ("subsets", "By kind of case", breakdown.by_subset(gathered, first) if first else ""),
         ("effort", "Interactions", breakdown.effort(gathered, first) if first else ""),

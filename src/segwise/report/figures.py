@@ -134,23 +134,50 @@ def curves(arms: Sequence[Series], *, measure: str) -> str:
 
 def by_subjects(arms: Sequence[Series], *, measure: str, starts: Mapping[str, float]) -> str:
     """A measure against the number of labelled subjects (x, on a logarithmic scale); lines of models as they came."""
+    levels = {f"{name}, as it came": value for name, value in starts.items()}
+    return lines(arms, measure=measure, along="labelled subjects that were trained on", name="labels", levels=levels)
+
+
+def lines(
+    arms: Sequence[Series],
+    *,
+    measure: str,
+    along: str,
+    name: str,
+    levels: Mapping[str, float] | None = None,
+    log: bool = True,
+    ticks: Mapping[float, str] | None = None,
+) -> str:
+    """A measure (y, with low and high as a band) along something else (x): the one figure of all curves.
+
+    Args:
+        arms: one line each.
+        measure: what y is.
+        along: what x is.
+        name: keeps the ids of several such figures on one page apart.
+        levels: dotted lines by name.
+        log: x on a logarithmic scale; it must be above 0.
+        ticks: what stands at which x; default: every x that is there.
+    """
+    levels = levels or {}
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(8.6, 4.2))
         for arm in arms:
             if arm.low:
                 axes.fill_between(arm.x, arm.low, arm.high, color=colour(arm.index), alpha=0.13, linewidth=0)
             axes.plot(arm.x, arm.y, _marker(arm) + "-", color=colour(arm.index), linewidth=2, label=arm.label)
-        for name, value in starts.items():
-            axes.axhline(value, color=_INK, linewidth=1, linestyle=":", label=f"{name}, as it came")
-        _score_axis(axes, [v for arm in arms for v in (*arm.y, *arm.low)] + list(starts.values()), vertical=True)
-        ticks = sorted({x for arm in arms for x in arm.x})
-        axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        for word, value in levels.items():
+            axes.axhline(value, color=_INK, linewidth=1, linestyle=":", label=word)
+        _score_axis(axes, [v for arm in arms for v in (*arm.y, *arm.low)] + list(levels.values()), vertical=True)
+        places = ticks or {x: f"{x:g}" for x in sorted({x for arm in arms for x in arm.x})}
+        if log:
+            axes.set_xscale("log")
+        axes.set_xticks(list(places), list(places.values()))
         axes.xaxis.set_minor_locator(ticker.NullLocator())
-        axes.set_xlabel("labelled subjects that were trained on")
+        axes.set_xlabel(along)
         axes.set_ylabel(f"mean {measure}")
         _legend(axes)
-        return _svg(figure, "labels", f"{measure} against the number of labelled subjects")
+        return _svg(figure, name, f"{measure} against {along}")
 
 
 def costs(arms: Sequence[Series], *, measure: str, front: Sequence[int]) -> str:

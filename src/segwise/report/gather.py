@@ -203,7 +203,7 @@ def panels(arms: Sequence[Arm], *, at_most: int = 3) -> list[Panel]:
     """
     able = [arm for arm in arms if arm.ranked]
     groups = {tuple(able)} | {tuple(b for b in able if b.asked >= arm.asked) for arm in able}
-    found = [panel for group in groups if group for panel in [_panel(group)] if panel.items]
+    found = [panel for group in groups if group for panel in [panel_of(group)] if panel.items]
     found.sort(key=lambda p: (-len(p.arms), -len(p.items), [arm.label for arm in p.arms]))
     kept: list[Panel] = []
     for panel in found:
@@ -296,7 +296,8 @@ def _remark(model: str, card: Any) -> str:
     return "; ".join(str(text) for key, text in (said or {}).items() if key in given)
 
 
-def _panel(arms: tuple[Arm, ...]) -> Panel:
+def panel_of(arms: tuple[Arm, ...]) -> Panel:
+    """Some arms on the items that every one of them has a value for."""
     asked = frozenset.intersection(*(arm.asked for arm in arms))
     shared = sorted(item for item in asked if all(item in arm.values for arm in arms))
     shared = _without_doubled_unions(shared)

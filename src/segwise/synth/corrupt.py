@@ -143,14 +143,28 @@ def missing(scan: Scan, level: int, seed: int) -> Scan:
     gone = rng.permutation(ids)[: min(level, len(ids) - 1)]
     out, labels = image.copy(), scan.labels.copy()
     for label in gone:
-        mask = scan.labels == label
-        rim = _beside(mask) & (labels == 0)
-        values = np.sort(image[rim] if rim.any() else image[scan.labels == 0])
-        values = values[len(values) // 4 : len(values) * 3 // 4 + 1]
-        out[mask] = rng.choice(values, int(mask.sum())) if len(values) else image.min()
-        labels[mask] = 0
+        _erase(out, labels, scan.labels == label, image, scan.labels == 0, rng)
     kept = _with(scan, out)
     return Scan(kept.volume, labels, _kept(labels, scan.names))
+
+
+def without(scan: Scan, name: str, seed: int) -> Scan:
+    """One organ that is not there, filled like what surrounds it; the scan as it is where it has none of that name."""
+    rng, image = _begin(scan, seed, 9)
+    out, labels = image.copy(), scan.labels.copy()
+    for label in (i for i, own in scan.names.items() if own == name):
+        _erase(out, labels, scan.labels == label, image, scan.labels == 0, rng)
+    kept = _with(scan, out)
+    return Scan(kept.volume, labels, _kept(labels, scan.names))
+
+
+def _erase(out: Array, labels: Array, mask: Array, image: Array, free: Array, rng: np.random.Generator) -> None:
+    """Fill what a mask covers with values from its rim (else from what is free), and drop its label; in place."""
+    rim = _beside(mask) & (labels == 0)
+    values = np.sort(image[rim] if rim.any() else image[free])
+    values = values[len(values) // 4 : len(values) * 3 // 4 + 1]
+    out[mask] = rng.choice(values, int(mask.sum())) if len(values) else image.min()
+    labels[mask] = 0
 
 
 CORRUPTIONS: dict[str, Callable[[Scan, int, int], Scan]] = {
@@ -201,5 +215,7 @@ def _with(scan: Scan, image: Array) -> Scan:
     """The scan with another image, in its own dtype and range."""
     dtype = scan.volume.array.dtype
     low = 0 if _is_mr(scan) else -1024
-    values = np.clip(np.rint(image), low, np.iinfo(dtype).max).astype(dtype)
+    if np.issubdtype(dtype, np.integer):
+        image = np.clip(np.rint(image), np.iinfo(dtype).min, np.iinfo(dtype).max)
+    values = np.maximum(image, low).astype(dtype)
     return Scan(Volume.of(values, scan.volume.grid, scan.volume.channels), scan.labels, scan.names)

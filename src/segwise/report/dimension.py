@@ -1,0 +1,131 @@
+"""Slices or volumes: slice-wise models, slices lifted to volumes, and native 3D models, on the same targets.
+
+Of each kind the arm with the best mean stands for it; accuracy is compared over persons, and continuity, seconds and
+memory stand beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, median
+
+import numpy as np
+
+from segwise.report import figures
+from segwise.report.gather import Arm, Gathered, Panel, panel_of, total_seconds
+from segwise.report.markup import count, e, figure, interval, listing, n_bytes, number, seconds, table
+from segwise.report.markup import note as said
+from segwise.report.statistics import Comparison, compare
+
+KINDS = ("slice-wise", "lifted", "native 3D")
+SLICEWISE = "slices"  # the lift that lets every slice answer for itself
+CONTINUITY = "continuity_lost"
+
+
+def section(gathered: Gathered) -> str:
+    """HTML of the section; "" if all models look in the same way."""
+    arms = tuple(arm for arm in gathered.arms if arm.ranked and arm.key[0] and kind_of(arm))
+    if len({kind_of(arm) for arm in arms}) < 2:
+        return ""
+    panel = panel_of(arms)
+    if not panel.items:
+        return said("No target was answered both by slice models and by volume models, so they are not compared.")
+    best = champions(panel)
+    chosen = panel_of(best)
+    result = compare(chosen.values, chosen.persons)
+    order = sorted(range(len(panel.arms)), key=lambda i: (KINDS.index(kind_of(panel.arms[i])), panel.arms[i].label))
+    drawn = [_series(panel, i) for i in order]
+    caption = "By kind: slice-wise first, then lifted, then native 3D; the kind stands before the model's name."
+    return (
+        said(answer(chosen, result, gathered.primary))
+        + figure(figures.forest(drawn, measure=gathered.primary, name="dimension"), caption)
+        + _table(panel, order, gathered.primary)
+    )
+
+
+def kind_of(arm: Arm) -> str:
+    """One of `KINDS`, from the card's dims and the resolved lift; "" if the card is not known."""
+    dims = arm.card.get("dims")
+    if dims not in (2, 3):
+        return ""
+    lift = next((str(o.last.resolved["lift"]) for o in arm.outcomes if o.last.resolved.get("lift")), "")
+    if dims == 3:
+        return KINDS[2]
+    return KINDS[0] if lift in ("", SLICEWISE) else KINDS[1]
+
+
+def champions(panel: Panel) -> tuple[Arm, ...]:
+    """The arm of each kind with the best mean over persons, in the order of `KINDS`."""
+    found: dict[str, tuple[float, Arm]] = {}
+    means = compare(panel.values, panel.persons, n_boot=1).mean
+    for arm, mean in zip(panel.arms, means.tolist(), strict=True):
+        kind = kind_of(arm)
+        if kind not in found or mean > found[kind][0]:
+            found[kind] = (mean, arm)
+    return tuple(found[kind][1] for kind in KINDS if kind in found)
+
+
+def answer(panel: Panel, result: Comparison, measure: str) -> str:
+    """In words: which kind is ahead on accuracy, decided or not, and what the others cost."""
+    told = []
+    for i in result.order:
+        arm = panel.arms[i]
+        spent, peak = _seconds(arm, panel), _peak(arm)
+        lost = arm.mean(CONTINUITY, panel.items)
+        smooth = "" if lost is None else f", {number(lost)} less continuous than the reference"
+        told.append(
+            f"<b>{kind_of(arm)}</b> ({e(arm.label)}) {number(float(result.mean[i]))}{smooth}, {seconds(spent)} and "
+            f"{n_bytes(peak)} a target"
+        )
+    first, second = result.order[0], result.order[1]
+    ahead = f"{number(float(result.difference[first, second]))} {e(measure)}"
+    bounds = interval(float(result.difference_low[first, second]), float(result.difference_high[first, second]))
+    if len(result.top) == 1:
+        verdict = f"<b>{kind_of(panel.arms[first])}</b> is ahead by {ahead} {bounds}, beyond chance."
+    else:
+        tied = listing([kind_of(panel.arms[i]) for i in result.top])
+        verdict = f"Cannot decide between {tied} on {count(result.n_subjects, 'person')}: {ahead} apart {bounds}."
+    return f"{verdict} Best of each kind, mean {e(measure)}: {'; '.join(told)}."
+
+
+def _seconds(arm: Arm, panel: Panel) -> float | None:
+    wanted = set(panel.items)
+    found = [s for o in arm.outcomes if o.item in wanted and o.status == "done" and (s := total_seconds(o)) is not None]
+    return median(found) if found else None
+
+
+def _peak(arm: Arm) -> int:
+    return max((o.last.peak_bytes for o in arm.outcomes), default=0)
+
+
+def _series(panel: Panel, i: int) -> figures.Series:
+    arm = panel.arms[i]
+    result = compare(panel.values[:, [i]], panel.persons, n_boot=2000)
+    known = not math.isnan(float(result.low[0]))
+    by_person: dict[str, list[float]] = {}
+    for person, value in zip(panel.persons, panel.values[:, i].tolist(), strict=True):
+        by_person.setdefault(person, []).append(value)
+    bounds = ((float(result.low[0]),), (float(result.high[0]),)) if known else ((), ())
+    ticks = [fmean(values) for values in by_person.values()]
+    label = f"{kind_of(arm)}: {arm.label}"
+    return figures.Series(label, KINDS.index(kind_of(arm)), (float(np.mean(ticks)),), ticks, *bounds)
+
+
+def _table(panel: Panel, order: Sequence[int], measure: str) -> str:
+    rows = []
+    for i in order:
+        arm = panel.arms[i]
+        rows.append(
+            [
+                e(arm.label),
+                f'<td class="w">{kind_of(arm)}</td>',
+                number(arm.mean(measure, panel.items)),
+                number(arm.mean("continuity", panel.items)),
+                number(arm.mean(CONTINUITY, panel.items)),
+                seconds(_seconds(arm, panel)),
+                n_bytes(_peak(arm)),
+            ]
+        )
+    head = ["Arm", '<th scope="col" class="w">Kind</th>', f"Mean {e(measure)}", "Continuity", "Lost against reference"]
+    return table([*head, "Seconds a target", "Peak memory"], rows, name="Dimension")
