@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segwise import __version__
+from segwise.cli import decide
 from segwise.cli import show as screen
 from segwise.cli.distill import convert, distill
 from segwise.cli.pretrain import pretrain
@@ -39,6 +40,7 @@ app.command()(adapt)
 app.command()(distill)
 app.command()(convert)
 app.command()(pretrain)
+app.command()(decide.cost)
 
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]

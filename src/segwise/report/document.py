@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,19 +11,20 @@ from typing import Any
 from segwise.errors import RunError
 from segwise.records.run import Run
 from segwise.records.types import Choice, Pair, Plan, Record, Score
-from segwise.report import about, breakdown, labels, overlay, ranking, structures, words
+from segwise.report import about, breakdown, labels, overlay, ranking, shell, structures, words
 from segwise.report.by_slice import by_slice
 from segwise.report.gather import Arm, Gathered, gather, total_seconds
-from segwise.report.markup import details, e, listing, note, section
+from segwise.report.markup import details, e, listing, note
 from segwise.report.overlay import Crops
 from segwise.report.ranking import Ranked
 from segwise.report.worst import worst
 
 FILE = "report.html"
+Section = tuple[str, str, str]  # anchor, title, HTML
 
 
-def build(run_dir: Path | str) -> Path:
-    """Writes RUN/report.html; its path.
+def build(run_dir: Path | str, *, more: Sequence[Section] = ()) -> Path:
+    """Writes RUN/report.html, with further sections behind its own; its path.
 
     Raises:
         RunError: not a run folder, or nothing in it is finished yet.
@@ -37,7 +35,7 @@ def build(run_dir: Path | str) -> Path:
         raise RunError(f"{run.path} holds no finished task, so there is nothing to report; run it first (it resumes)")
     known = run.about()
     crops = overlay.folder(run.crops)
-    text = page(records, run.scores(), plan=plan_of(known.get("plan")), crops=crops, meta=known)
+    text = page(records, run.scores(), plan=plan_of(known.get("plan")), crops=crops, meta=known, more=more)
     half = run.path / f".{FILE}.tmp"
     half.write_text(text, encoding="utf-8")
     half.replace(run.path / FILE)
@@ -51,6 +49,7 @@ def page(
     plan: Plan | None = None,
     crops: Crops = lambda _: None,
     meta: Mapping[str, Any] | None = None,
+    more: Sequence[Section] = (),
 ) -> str:
     """The report as HTML: same arguments, same text.
 
@@ -60,20 +59,15 @@ def page(
         plan: what was asked.
         crops: three-plane pictures by key of a record, None where there is none.
         meta: what the run says of itself: command, versions, git.
+        more: (anchor, title, HTML) of further sections.
     """
     gathered = gather(records, scores)
     ranked = ranking.rank(gathered)
     place = ranked[0].place if ranked else {}
     parts = _sections(gathered, ranked, place, plan=plan, crops=crops, meta=meta or {})
-    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, body in parts if body)
-    body = "".join(section(anchor, title, content) for anchor, title, content in parts)
     cut = words.unfinished(records, (meta or {}).get("n_tasks"))
     name = plan.name if plan and plan.name else "comparison"
-    return (
-        f"{_head(name)}<body>{_answer(gathered, ranked, plan, name, cut)}"
-        f"<nav aria-label='Sections'><div>{links}</div></nav>"
-        f"<main>{body}</main>{_footer()}<script>{_file('sort.js')}</script></body></html>\n"
-    )
+    return shell.whole(name, _answer(gathered, ranked, plan, name, cut), [*parts, *more])
 
 
 def rows(records: Sequence[Record], scores: Sequence[Score]) -> list[dict[str, str]]:
@@ -196,13 +190,11 @@ def _answer(gathered: Gathered, ranked: Sequence[Ranked], plan: Plan | None, nam
     for one in ranked[1:]:
         short = words.in_short(one.panel, one.result)
         paragraphs.append(f"On the {len(one.panel.items)} targets that {_names(one)} share: {short}.")
-    scope = f'<p class="scope">{words.scope(ranked[0].panel)}</p>' if ranked else ""
     question = f"<p>{e(plan.question)}</p>" if plan and plan.question else ""
-    kind = "answer" if decided else "answer open"
+    box = shell.answer(head, paragraphs, decided=decided, scope=words.scope(ranked[0].panel) if ranked else "")
     return (
-        f"<header><h1>Segwise report · {e(name)} · {about.sizes(gathered)}</h1>{question}"
-        f'<div class="{kind}"><p class="head">{head}</p>{"".join(f"<p>{p}</p>" for p in paragraphs if p)}{scope}</div>'
-        f"{''.join(note(text, kind='warn') for text in [cut, *_warnings(gathered)] if text)}</header>"
+        f"<h1>Segwise report · {e(name)} · {about.sizes(gathered)}</h1>{question}{box}"
+        f"{''.join(note(text, kind='warn') for text in [cut, *_warnings(gathered)] if text)}"
     )
 
 
@@ -229,23 +221,3 @@ def _warnings(gathered: Gathered) -> list[str]:
 
 def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else ([value] if value else [])
-
-
-def _footer() -> str:
-    text = "Written by Segwise from the records of a run. Not a medical device; not for clinical decisions."
-    return f"<footer>{text}</footer>"
-
-
-def _head(name: str) -> str:
-    script = base64.b64encode(hashlib.sha256(_file("sort.js").encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{script}'"
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>Segwise: {e(name)}</title><style>{_file('style.css')}</style></head>"
-    )
-
-
-def _file(name: str) -> str:
-    return resources.files("segwise.report").joinpath(name).read_text(encoding="utf-8")

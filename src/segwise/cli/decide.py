@@ -1,0 +1,52 @@
+"""`segwise cost`, `workflow`, `facts` and `consent`: parse, call, show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segwise.cli import show as screen
+
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+Of = Annotated[
+    str, typer.Option("-s", "--scenario", help="small-hospital, research-centre, trial-core-lab or a .toml.")
+]
+Generalist = Annotated[str, typer.Option(help="Which model of the run stands for the generalist; default: the best.")]
+Specialist = Annotated[str, typer.Option(help="Which model of the run stands for the specialist; default: the best.")]
+
+
+def cost(
+    run_dir: RunDir,
+    scenario: Of = "small-hospital",
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("cost.html"),
+    generalist: Generalist = "",
+    specialist: Specialist = "",
+) -> None:
+    """Total cost of ownership of generalist and specialist, their break-even, and what every assumption does."""
+    from segwise.decide import cost_page
+    from segwise.decide import scenario as scenarios
+
+    with screen.spinner("computing the cost"):
+        text = cost_page.page(run_dir, scenarios.read(scenario), generalist=generalist, specialist=specialist)
+    screen.done("Cost", written(out, text))
+
+
+def written(path: Path, text: str) -> Path:
+    """Writes a page whole or not at all; its path.
+
+    Raises:
+        FileError: the place cannot be written.
+    """
+    from segwise.errors import FileError
+
+    half = path.with_name(f".{path.name}.tmp")
+    try:
+        half.write_text(text, encoding="utf-8")
+        half.replace(path)
+    except OSError as error:
+        raise FileError(
+            f"{path}: cannot be written ({error.strerror}); give -o FILE in a folder that exists"
+        ) from error
+    return path
