@@ -18,7 +18,14 @@ def plain(**values: float) -> Scenario:
     free = dict.fromkeys(scenario.KINDS, 0.0)
     free |= {key: kind.least for key, kind in scenario.KINDS.items() if kind.least > 0}
     free |= {"years": 1, "cases_per_year": 100, "speed_factor": 1, "accept_dsc": 0.8, "shift_hours": 8}
-    free |= {"wage_hour": 36, "click_s": 10, "hand_minutes": 1, "repair_minutes": 1, "arrivals_per_hour": 60}
+    free |= {
+        "wage_hour": 36,
+        "click_s": 10,
+        "hand_minutes": 1,
+        "repair_minutes": 1,
+        "arrivals_per_hour": 60,
+        "ahead_share": 0,
+    }
     content = {"dated": "2026-11", "currency": "EUR", "assumptions": {**free, **values}}
     return scenario.build(content, name="plain", source="plain.toml")
 

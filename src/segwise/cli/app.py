@@ -41,6 +41,7 @@ app.command()(distill)
 app.command()(convert)
 app.command()(pretrain)
 app.command()(decide.cost)
+app.command()(decide.workflow)
 
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]

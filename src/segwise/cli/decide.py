@@ -33,6 +33,21 @@ def cost(
     screen.done("Cost", written(out, text))
 
 
+def workflow(
+    run_dir: RunDir,
+    scenario: Of = "small-hospital",
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("workflow.html"),
+    model: Annotated[list[str] | None, typer.Option("-m", "--model", help="Only this model; repeat.")] = None,
+) -> None:
+    """Simulate shifts: click to mask, minutes a case, cases an hour, utilisation, against drawing by hand."""
+    from segwise.decide import scenario as scenarios
+    from segwise.decide import workflow_page
+
+    with screen.spinner("simulating shifts"):
+        text = workflow_page.page(run_dir, scenarios.read(scenario), models=tuple(model or ()))
+    screen.done("Workflow", written(out, text))
+
+
 def written(path: Path, text: str) -> Path:
     """Writes a page whole or not at all; its path.
 

@@ -33,9 +33,9 @@ def duel(arms: Sequence[Measured], *, generalist: str = "", specialist: str = ""
     Raises:
         SpecError: no arm of that name.
     """
-    rivals = _named(arms, generalist, "generalist")
+    rivals = named(arms, generalist, "generalist")
     found = []
-    for special in _named(arms, specialist, "specialist"):
+    for special in named(arms, specialist, "specialist"):
         pairs = [(pair, arm) for arm in rivals if arm is not special and (pair := shared(arm, special)) is not None]
         if pairs:
             best, _ = max(pairs, key=lambda p: (p[1].family == "generalist", p[0][0].mean, p[1].label))
@@ -46,14 +46,16 @@ def duel(arms: Sequence[Measured], *, generalist: str = "", specialist: str = ""
     return Duel(generalist=one, specialist=other, n_targets=len(one.items))
 
 
-def _named(arms: Sequence[Measured], wanted: str, kind: str) -> list[Measured]:
+def named(arms: Sequence[Measured], wanted: str, kind: str) -> list[Measured]:
+    """Arms by a model's spec, its bare name or an arm's label; all of a kind of `KINDS` for "".
+
+    Raises:
+        SpecError: no arm of that name; `kind` names the option.
+    """
     if not wanted:
         return [arm for arm in arms if arm.family in KINDS[kind]]
     found = [arm for arm in arms if wanted in (arm.model, arm.label, arm.model.split("(")[0])]
     if not found:
-        raise SpecError(f'--{kind} "{wanted}": no such model in this run; there are {_list(arms)}')
+        there = ", ".join(sorted({arm.model for arm in arms}))
+        raise SpecError(f'--{kind} "{wanted}": no such model in this run; there are {there}')
     return found
-
-
-def _list(arms: Sequence[Measured]) -> str:
-    return ", ".join(sorted({arm.model for arm in arms}))

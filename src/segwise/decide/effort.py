@@ -55,15 +55,21 @@ def effort(play: Play, arm: Measured, scenario: Scenario) -> Effort:
     good = next((i for i, one in enumerate(play.rounds) if one.dsc is not None and one.dsc >= wanted), None)
     used = play.rounds[: len(play.rounds) if good is None else good + 1]
     machine = sum(one.seconds for one in used) / scenario["speed_factor"]
+    waited = sum(waiting_s(one, scenario) for one in used)
     return Effort(
         marks_s=sum(marking_s(arm, used, i, scenario) for i in range(len(used))),
         review_s=len(used) * scenario["review_s"],
         repair_s=0.0 if good is not None else 60 * scenario["repair_minutes"],
-        wait_s=0.0 if arm.unattended else machine * scenario["wait_share"],
+        wait_s=0.0 if arm.unattended else waited * scenario["wait_share"],
         machine_s=machine,
         reached=good is not None,
         n_rounds=len(used),
     )
+
+
+def waiting_s(one: Round, scenario: Scenario) -> float:
+    """Seconds from the mark to the mask on the site's hardware, with as much of the encoding as was not done before."""
+    return (one.answer_s + one.ahead_s * (1 - scenario["ahead_share"])) / scenario["speed_factor"]
 
 
 def marking_s(arm: Measured, rounds: tuple[Round, ...], i: int, scenario: Scenario) -> float:

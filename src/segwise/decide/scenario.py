@@ -68,6 +68,9 @@ KINDS: Mapping[str, Kind] = {
     "repair_minutes": Kind(meaning="minutes to mend by hand a target that stays below", about="reader"),
     "hand_minutes": Kind(meaning="minutes to draw a target by hand", about="reader", least=1e-6),
     "wait_share": Kind(meaning="share of an answer's seconds in which the reader waits idle", about="reader", most=1),
+    "ahead_share": Kind(
+        meaning="share of reading and encoding that is done before the reader comes", about="reader", most=1
+    ),
     "pretraining_price": Kind(meaning="price of pre-training the generalist", about="generalist"),
     "pretraining_share": Kind(meaning="share of that price borne here", about="generalist", most=1),
     "tuning_cases": Kind(meaning="cases drawn by hand to fine-tune the generalist", about="generalist"),

@@ -7,6 +7,7 @@ pairs = [{model = "geodesic", prompter = "box-points(n=5)"}]         # beside th
 targets = ["liver"]                                                  # all if left out
 metrics = ["overlap", "surface"]
 seeds = 3
+scenario = "small-hospital"                                          # the report tells cost and workflow in it
 
 [[cases]]                                                            # all if left out
 case = "ct_1"
@@ -29,7 +30,7 @@ from segwise import spec
 from segwise.errors import PlanError, SpecError
 from segwise.records.types import Choice, Pair, Plan, Study, Training
 
-FIELDS = ("question", "models", "prompters", "pairs", "targets", "cases", "metrics", "seeds", "study")
+FIELDS = ("question", "models", "prompters", "pairs", "targets", "cases", "metrics", "seeds", "study", "scenario")
 
 
 def read(path: Path | str) -> Plan:
@@ -72,6 +73,7 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Plan:
         metrics=tuple(_specs(content.get("metrics", Plan.metrics), f"{source}: metrics")),
         seeds=_count(content.get("seeds", 1), f"{source}: seeds"),
         study=_study(content["study"], f"{source}: study") if "study" in content else None,
+        scenario=_text(content.get("scenario", ""), f"{source}: scenario"),
     )
     if not plan.models and not plan.pairs and plan.study is None:
         raise PlanError(f"{source}: models: nothing came, expected at least one model")

@@ -81,6 +81,7 @@ class Plan:
         metrics: specs.
         seeds: how many draws of prompters that draw.
         study: what is trained first, or None.
+        scenario: of cost and workflow, by name or path; "" for none.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Plan:
     metrics: tuple[str, ...] = ("overlap", "surface")
     seeds: int = 1
     study: Study | None = None
+    scenario: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
