@@ -150,8 +150,8 @@ def _minutes(ways: Sequence[Expected], arms: Sequence[Measured], scenario: Scena
     svg = "" if free else figures.stacks(stacks, parts, xlabel="a reader's minutes for a case", name="minutes")
     text = (
         "A reader's minutes from opening a case to the last structure, mending by hand included; in brackets where "
-        "95 % of the simulated shifts lie (few subjects and chance together). A reader is content at a DSC that is judged "
-        "with an error; a content reader may be wrong."
+        "95 % of the simulated shifts lie (few subjects and chance together). A reader is content at a DSC that is "
+        "judged with an error; a content reader may be wrong."
     )
     return note(text) + table(head, rows, name="Minutes") + figure(svg, "Expected minutes without queues, by what.")
 

@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 STAGES = ("read_s", "encode_s", "prompt_s", "decode_s", "write_s")
-OWN_PROVENANCE = ("reference", "seeds", "union", "device_bytes")  # differs from record to record; the rest is shared
+OWN_PROVENANCE = (
+    "reference",
+    "reference_ml",
+    "seeds",
+    "union",
+    "device_bytes",
+)  # differs from record to record; the rest is shared
 
 
 @dataclass(frozen=True, kw_only=True)

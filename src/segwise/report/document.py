@@ -11,7 +11,7 @@ from typing import Any
 from segwise.errors import RunError
 from segwise.records.run import Run
 from segwise.records.types import Choice, Pair, Plan, Record, Score
-from segwise.report import about, breakdown, labels, overlay, ranking, shell, structures, words
+from segwise.report import about, breakdown, decidable, labels, overlay, ranking, shell, structures, words
 from segwise.report.by_slice import by_slice
 from segwise.report.gather import Arm, Gathered, gather, total_seconds
 from segwise.report.markup import details, e, listing, note
@@ -152,6 +152,7 @@ def _sections(
     not_ranked = breakdown.unranked(gathered, ranked, place)
     return [
         ("ranking", "Ranking", ranking.blocks(gathered, ranked) + not_ranked),
+        ("decidable", "What these data can decide", decidable.section(first, gathered.primary) if first else ""),
         ("labels", "Labelled subjects", labels.section(gathered)),
         ("targets", "Targets", structures.by_target(gathered, order, place) if order else ""),
         ("subsets", "By kind of case", breakdown.by_subset(gathered, first) if first else ""),
