@@ -105,10 +105,8 @@ def _differences(one: Ranked, measure: str) -> str:
         smallest.append(least)
         sure = "yes" if result.decided[first, i] else '<span class="tag mild">no</span>'
         shown = DASH if math.isinf(least) else number(least)
-        rows.append(
-            [arm_name(panel.arms[i], one.place), signed(float(own.mean())), number(spread), shown, sure]
-            + [f"{wanted:,}" if wanted else DASH]
-        )
+        name, asked = arm_name(panel.arms[i], one.place), f"{wanted:,}" if wanted else DASH
+        rows.append([name, signed(float(own.mean())), number(spread), shown, sure, asked])
     head = [
         "First minus",
         f"Difference of<br>mean {e(measure)}",
@@ -118,14 +116,14 @@ def _differences(one: Ranked, measure: str) -> str:
     head += ["Decided", "Subjects for<br>this difference"]
     if any(map(math.isinf, smallest)):
         text = (
-            f"With {count(n, 'subject')} <b>no difference could be decided, however great</b>: {result.n_needed} subjects "
-            f"are the fewest for {count(n_pairs, 'pair')}. These data cannot decide."
+            f"With {count(n, 'subject')} <b>no difference could be decided, however great</b>: {result.n_needed} "
+            f"subjects are the fewest for {count(n_pairs, 'pair')}. These data cannot decide."
         )
     else:
         text = (
-            f"With {count(n, 'subject')} a difference must be at least <b>{min(smallest):.3f}</b> (for the steadiest of "
-            f"these pairs) to be decided in {POWER:.0%} of such studies; what is smaller than its row says may be there "
-            "and not be seen. “Not decided” is not “equal”."
+            f"With {count(n, 'subject')} a difference must be at least <b>{min(smallest):.3f}</b> (for the steadiest "
+            f"of these pairs) to be decided in {POWER:.0%} of such studies; what is smaller than its row says may be "
+            "there and not be seen. “Not decided” is not “equal”."
         )
     return note(text) + table(head, rows, name="Detectable")
 
@@ -149,8 +147,8 @@ def _steady(one: Ranked) -> str:
         else "Whichever subject is left out, the first arm stays first."
     )
     text = (
-        f"Ranks when the subjects are drawn anew ({N_BOOT:,} draws). Agreement of the whole order with itself, Kendall's "
-        f"τ: {number(mean, 2)} on average, {number(low, 2)} in the worst 2.5 %. {alone}"
+        f"Ranks when the subjects are drawn anew ({N_BOOT:,} draws). Agreement of the whole order with itself, "
+        f"Kendall's τ: {number(mean, 2)} on average, {number(low, 2)} in the worst 2.5 %. {alone}"
     )
     head = ["Rank in the draws", *(str(k + 1) for k in range(len(order)))]
     return note(text) + table(head, rows, name="Rank stability")
