@@ -42,6 +42,7 @@ app.command()(convert)
 app.command()(pretrain)
 app.command()(decide.cost)
 app.command()(decide.workflow)
+app.command()(decide.facts)
 
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]

@@ -48,6 +48,19 @@ def workflow(
     screen.done("Workflow", written(out, text))
 
 
+def facts(
+    run_dir: RunDir,
+    model: Annotated[str, typer.Option("-m", "--model", help="Model of the run: its spec, or its bare name.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("facts.html"),
+) -> None:
+    """Facts about a model: use, training data, accuracy, failures, what was never tested, a checklist of regulation."""
+    from segwise.decide import facts_page
+
+    with screen.spinner("gathering facts"):
+        text = facts_page.page(run_dir, model)
+    screen.done("Facts", written(out, text))
+
+
 def written(path: Path, text: str) -> Path:
     """Writes a page whole or not at all; its path.
 
