@@ -43,6 +43,7 @@ app.command()(pretrain)
 app.command()(decide.cost)
 app.command()(decide.workflow)
 app.command()(decide.facts)
+app.command()(decide.consent)
 
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]

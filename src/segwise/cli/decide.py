@@ -61,6 +61,22 @@ def facts(
     screen.done("Facts", written(out, text))
 
 
+def consent(
+    run_dir: RunDir,
+    model: Annotated[str, typer.Option("-m", "--model", help="Model of the run: its spec, or its bare name.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the papers.")] = Path("consent"),
+) -> None:
+    """Drafts for an ethics board: a plain sheet for patients, a questionnaire with key, a protocol to validate it."""
+    from segwise.decide import consent as papers
+    from segwise.decide.reading import TARGET
+
+    with screen.spinner("writing the papers"):
+        found = papers.write(run_dir, model, out)
+    good = "reaches" if found.reading.ease >= TARGET else "misses"
+    screen.note(f"reading ease {found.reading.ease:.0f}, {good} the target of {TARGET:.0f}; version {found.version}")
+    screen.done("Consent", found.folder)
+
+
 def written(path: Path, text: str) -> Path:
     """Writes a page whole or not at all; its path.
 

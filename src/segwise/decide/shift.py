@@ -35,9 +35,10 @@ class Shift:
     Attributes:
         hours: its length.
         latencies_s: from a mark to its mask, the queue at the machine included.
-        minutes: a reader's minutes of each finished case.
-        waits_s: how long each begun case waited for a reader.
-        turnaround_s: from arrival to done, of each finished case.
+        n_in_time: cases that were done when it ended.
+        minutes: a reader's minutes of each case that was begun.
+        waits_s: how long each of them waited for a reader.
+        turnaround_s: from arrival to done, of each of them.
         reached: of each finished target, whether the reader was content without mending.
         final: of each finished target, DSC of the last answer; None where it is undefined.
         in_time: by deadline, of each finished target: DSC of the last answer before the first one that came too late, 0
@@ -46,6 +47,7 @@ class Shift:
     """
 
     hours: float
+    n_in_time: int = 0
     latencies_s: list[float] = field(default_factory=list)
     minutes: list[float] = field(default_factory=list)
     waits_s: list[float] = field(default_factory=list)
@@ -71,7 +73,7 @@ def simulate(
     """
     play = _Play(arm, scenario, wanted, np.random.default_rng(seed), persons)
     play.env.process(play.arrivals())
-    play.env.run(until=3600 * scenario["shift_hours"])
+    play.env.run()  # what was begun in the shift is finished after it, else long cases would be missing
     return play.shift
 
 
@@ -86,6 +88,7 @@ class _Play:
         self.readers = simpy.Resource(self.env, capacity=int(scenario["readers"]))
         self.machine = simpy.Resource(self.env, capacity=int(scenario["machines"]))
         self.shift = Shift(hours=scenario["shift_hours"])
+        self.end = 3600 * scenario["shift_hours"]
         self.of: dict[str, list[Play]] = {}
         for play in arm.plays if arm else ():
             self.of.setdefault(play.person, []).append(play)
@@ -95,6 +98,8 @@ class _Play:
         """Cases, one after the other."""
         while True:
             yield self.env.timeout(self.rng.exponential(3600 / self.scenario["arrivals_per_hour"]))
+            if self.env.now >= self.end:
+                return
             self.env.process(self.case())
 
     def case(self) -> Iterator[Any]:
@@ -107,12 +112,15 @@ class _Play:
         with self.readers.request() as reader:
             yield reader
             begun = self.env.now
+            if begun >= self.end:
+                return
             self.shift.waits_s.append(begun - arrived)
             for play in plays:
                 yield from self.by_hand() if play is None else self.target(play)
             spent = self.env.now - begun
         self.shift.minutes.append(spent / 60)
         self.shift.turnaround_s.append(self.env.now - arrived)
+        self.shift.n_in_time += self.env.now <= self.end
 
     def drawn(self) -> list[Play | None]:
         """The targets of a case: of one subject; None is drawn by hand."""
@@ -142,7 +150,7 @@ class _Play:
                 yield from self.served(waiting_s(one, self.scenario))
                 waited = self.env.now - asked
                 self.shift.latencies_s.append(waited)
-                self.shift.reader_s += waited
+                self.shift.reader_s += self.within(asked)
                 late = {d: late[d] or waited > d for d in DEADLINES_S}
             value = 0.0 if one.dsc is None else one.dsc
             in_time = {d: in_time[d] if late[d] else value for d in DEADLINES_S}
@@ -167,8 +175,9 @@ class _Play:
         """The machine works on a request when its turn has come."""
         with self.machine.request() as turn:
             yield turn
+            begun = self.env.now
             yield self.env.timeout(seconds)
-        self.shift.machine_s += seconds
+        self.shift.machine_s += self.within(begun)
 
     def person(self, mean_s: float) -> Iterator[Any]:
         """A person's seconds: log-normal with that mean."""
@@ -176,5 +185,10 @@ class _Play:
             return
         spread = math.sqrt(math.log1p(self.scenario["variation"] ** 2))
         seconds = mean_s * math.exp(self.rng.normal(-(spread**2) / 2, spread)) if spread else mean_s
+        begun = self.env.now
         yield self.env.timeout(seconds)
-        self.shift.reader_s += seconds
+        self.shift.reader_s += self.within(begun)
+
+    def within(self, begun: float) -> float:
+        """Seconds since then that lie in the shift."""
+        return max(0.0, min(self.env.now, self.end) - begun)

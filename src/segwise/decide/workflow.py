@@ -89,7 +89,7 @@ def expected(arm: Measured | None, scenario: Scenario, *, n: int = REPLICATIONS,
         minutes=_span([_mean(s.minutes) for s in main]),
         to_level={level: _span([_mean(s.minutes) for s in found[level]]) for level in LEVELS},
         reached={level: _span([_mean(s.reached) for s in shifts]) for level, shifts in found.items()},
-        cases_per_hour=_span([len(s.minutes) / s.hours for s in main]),
+        cases_per_hour=_span([s.n_in_time / s.hours for s in main]),
         capacity_per_hour=_span([readers * 60 / m if (m := _mean(s.minutes)) > 0 else math.nan for s in main]),
         turnaround_p50_s=_span([_quantile(s.turnaround_s, 0.5) for s in main]),
         turnaround_p95_s=_span([_quantile(s.turnaround_s, 0.95) for s in main]),
@@ -102,7 +102,7 @@ def _shifts(arm: Measured | None, scenario: Scenario, wanted: float, n: int, see
     persons = sorted({play.person for play in arm.plays}) if arm else []
     found = []
     for i in range(n):
-        drawn = np.random.default_rng([seed, i]).integers(len(persons), size=len(persons)) if persons else []
+        drawn = np.random.default_rng([seed, i]).integers(max(len(persons), 1), size=len(persons))
         chosen = [persons[int(k)] for k in drawn]
         found.append(simulate(arm, scenario, wanted=wanted, seed=seed + i, persons=chosen))
     return found

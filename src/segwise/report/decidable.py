@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from segwise.report.markup import DASH, count, e, heat, note, number, signed, table
 from segwise.report.ranking import Ranked, arm_name
@@ -39,8 +39,8 @@ def detectable(
     """
     if n_subjects < max(2, subjects_needed(n_pairs, alpha=alpha)):
         return math.inf
-    t = stats.t(n_subjects - 1)
-    return float((t.ppf(1 - alpha / n_pairs / 2) + t.ppf(power)) * spread / math.sqrt(n_subjects * _ARE))
+    tails = stdtrit(n_subjects - 1, 1 - alpha / n_pairs / 2) + stdtrit(n_subjects - 1, power)
+    return float(tails * spread / math.sqrt(n_subjects * _ARE))
 
 
 def needed(
