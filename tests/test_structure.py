@@ -48,6 +48,7 @@ MAY_KNOW = {  # room -> rooms; every room may know `errors`
     },
     "evidence": set(),
     "report": {"records", "evidence", "catalog", "card", "spec"},
+    "decide": {"records", "report", "catalog", "card", "spec"},  # what a finished comparison means: above report
 }
 TOP = {
     "annotate",

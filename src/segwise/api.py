@@ -147,9 +147,10 @@ def report(path: Path | str) -> Path:
     Raises:
         RunError: not a run, or nothing in it has finished.
     """
+    from segwise.decide.for_report import sections
     from segwise.report import build
 
-    return build(Path(path))
+    return build(Path(path), more=sections(path))
 
 
 def ranking(path: Path | str) -> list[dict[str, str]]:

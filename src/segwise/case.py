@@ -5,7 +5,7 @@ Readers in `datasets/` make cases; prompters and metrics see `Target`s; models s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,6 +75,8 @@ class Case:
         notes: what a report should say beside this case.
         ignore: value of voxels that must not be scored, or None.
         derived: what can be made of `structures` but is not listed: the unions of left and right.
+        facts: what a report tells cases apart by: "scanner" in words, and "anatomy": "usual", or what is rare about it
+            ("after surgery", "missing organ", "doubled organ", "implant"); what nobody looked for is left out.
         broken: why it cannot be listed, "" if it can; such a case has no structures, and reading it raises the reason.
     """
 
@@ -92,6 +94,7 @@ class Case:
     notes: tuple[str, ...] = ()
     ignore: int | None = None
     derived: tuple[Structure, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
     broken: str = ""
 
     def volume(self) -> Volume:

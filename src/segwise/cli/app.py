@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segwise import __version__
+from segwise.cli import decide
 from segwise.cli import show as screen
 from segwise.cli.distill import convert, distill
 from segwise.cli.evidence import evidence_app
@@ -41,6 +42,10 @@ app.command()(adapt)
 app.command()(distill)
 app.command()(convert)
 app.command()(pretrain)
+app.command()(decide.cost)
+app.command()(decide.workflow)
+app.command()(decide.facts)
+app.command()(decide.consent)
 
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]

@@ -173,6 +173,7 @@ def make(
     notes: Sequence[str] = (),
     ignore: int | None = None,
     expected: Sequence[int] = (),
+    facts: Mapping[str, str] | None = None,
 ) -> Case:
     """A case whose voxels are in files that `io` reads.
 
@@ -191,6 +192,7 @@ def make(
         notes: for reports.
         ignore: label value that must not be scored.
         expected: the only label values there may be; others are an error on reading.
+        facts: as `Case.facts`.
     """
     structures, derived, places = described(list(labels))
     files = Files(tuple(images), tuple(channels) or (modality,), places, tuple(expected))
@@ -209,6 +211,7 @@ def make(
         notes=tuple(notes),
         ignore=ignore,
         derived=derived,
+        facts=dict(facts or {}),
     )
 
 

@@ -16,7 +16,8 @@ CARD = DatasetCard(
     title="case.json folders",
     summary="One folder a case: an image, a label map of the same grid and a case.json that names the labels.",
     files=(
-        "<case>/case.json: id, subject, modality, label_map {value: name}, label_quality, licence, channels",
+        "<case>/case.json: id, subject, modality, label_map {value: name}, label_quality, licence, channels, scanner, "
+        "anatomy",
         "<case>/image.nii.gz (any format that is read; image_*.nii.gz are further channels, off by default)",
         "<case>/labels.nii.gz",
         "the root is the folder of case folders (links are followed) or one case folder",
@@ -107,4 +108,5 @@ def _case(root: Path, home: Path, what: Mapping[str, Any], *, id: str, channels:
         quality=quality if quality in QUALITIES else "unknown",
         licence=str(what.get("licence") or what.get("license") or ""),
         notes=[note] if isinstance(note, str) and note else [],
+        facts={key: what[key] for key in ("scanner", "anatomy") if isinstance(what.get(key), str)},
     )

@@ -125,6 +125,8 @@ class Worker:
             "quality": play.case.quality,
             "licence": play.case.licence,
             "notes": list(play.case.notes),
+            "facts": dict(play.case.facts),
+            "spacing_mm": [round(float(v), 4) for v in play.volume.grid.spacing_mm],
             "volume": play.volume.digest,
             "grid": play.volume.grid.digest,
             "prompter_version": play.prompter.info.version,
@@ -165,6 +167,8 @@ class _Play:
         self.prompter = assemble.prompter(self.task.prompter)
         self.session_seed = seed_of("session", self.task.case, self.task.seed)
         self.digests = {name: references.digest_of(target.mask) for name, target in self.targets.items()}
+        voxel_ml = float(np.prod(self.volume.grid.spacing_mm)) / 1000
+        self.volumes_ml = {name: round(int(t.mask.sum()) * voxel_ml, 3) for name, t in self.targets.items()}
 
     def run(self) -> None:
         """All rounds of all targets."""
@@ -288,7 +292,7 @@ class _Play:
                 seconds={stage: round(s, 6) for stage, s in (seconds or {}).items()},
                 given=dict(info.given),
                 resolved=dict(info.resolved),
-                provenance={"reference": self.digests[name], "seeds": seeds},
+                provenance={"reference": self.digests[name], "reference_ml": self.volumes_ml[name], "seeds": seeds},
                 **facts,
             )
         )

@@ -9,6 +9,7 @@ metrics = ["overlap", "surface"]
 seeds = 3
 conditions = ["noise(level=3)", "spacing(mm=5)"]                     # of the image, beside the cases as they are
 persons = { family = "torso", n = 6 }                                # who is made where no data are given
+scenario = "small-hospital"                                          # the report tells cost and workflow in it
 
 [[cases]]                                                            # all if left out
 case = "ct_1"
@@ -32,7 +33,7 @@ from segwise.errors import PlanError, SpecError
 from segwise.records.types import Choice, Pair, Plan, Study, Training
 
 FIELDS: tuple[str, ...] = ("question", "models", "prompters", "pairs", "targets", "cases", "metrics", "seeds", "study")
-FIELDS += ("conditions", "persons")
+FIELDS += ("conditions", "persons", "scenario")
 AS_IS = "as-is"
 
 
@@ -78,6 +79,7 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Plan:
         study=_study(content["study"], f"{source}: study") if "study" in content else None,
         conditions=tuple(c for c in _specs(content.get("conditions", []), f"{source}: conditions") if c != AS_IS),
         persons=_persons(content.get("persons"), f"{source}: persons"),
+        scenario=_text(content.get("scenario", ""), f"{source}: scenario"),
     )
     if not plan.models and not plan.pairs and plan.study is None:
         raise PlanError(f"{source}: models: nothing came, expected at least one model")

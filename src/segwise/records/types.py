@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 STAGES = ("read_s", "encode_s", "prompt_s", "decode_s", "write_s")
-OWN_PROVENANCE = ("reference", "seeds", "union", "device_bytes")  # differs from record to record; the rest is shared
+OWN_PROVENANCE = (
+    "reference",
+    "reference_ml",
+    "seeds",
+    "union",
+    "device_bytes",
+)  # differs from record to record; the rest is shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +95,7 @@ class Plan:
         study: what is trained first, or None.
         conditions: of the image: every task is done on the case as it is, then under each of these.
         persons: family and number of generated persons where no data are given, e.g. ("torso", 6).
+        scenario: of cost and workflow, by name or path; "" for none.
     """
 
     name: str
@@ -103,6 +110,7 @@ class Plan:
     study: Study | None = None
     conditions: tuple[str, ...] = ()
     persons: tuple[str, int] = ("", 0)
+    scenario: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from statistics import fmean, median
 import numpy as np
 
 from segwise.records.types import STAGES
-from segwise.report import figures, words
+from segwise.report import figures, subgroups, words
 from segwise.report.gather import Arm, Gathered, Item
 from segwise.report.markup import DASH, count, details, e, figure, heat, n_bytes, note, number, seconds, table
 from segwise.report.ranking import Ranked, arm_name, counts, median_seconds
@@ -20,17 +20,23 @@ _FIGURE_UP_TO = 14
 
 
 def by_subset(gathered: Gathered, one: Ranked) -> str:
-    """The panel's mean by modality, by kind of reference and by data set, where there is more than one."""
+    """The panel's mean by modality, reference, data set, size, spacing, scanner and anatomy, if there are several."""
     facts: dict[Item, list[str]] = {}
     for outcome in gathered.outcomes:
         last = outcome.last
         kind = words.quality_of(outcome)
         facts.setdefault(
-            outcome.item, [last.modality or "modality not known", f"{kind} reference", f"data set {last.dataset}"]
+            outcome.item,
+            [
+                last.modality or "modality not known",
+                f"{kind} reference",
+                f"data set {last.dataset}",
+                *subgroups.kinds(outcome),
+            ],
         )
     groups: dict[str, list[int]] = {}
-    for place in range(3):
-        names = sorted({facts[item][place] for item in one.panel.items})
+    for place in range(len(next(iter(facts.values()), ()))):
+        names = sorted({facts[item][place] for item in one.panel.items} - {""})
         if len(names) > 1:
             groups |= {n: [k for k, i in enumerate(one.panel.items) if facts[i][place] == n] for n in names}
     if not groups:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,6 +15,7 @@ from segwise.report import (
     about,
     breakdown,
     breaks,
+    decidable,
     dimension,
     generated,
     human_time,
@@ -29,21 +27,23 @@ from segwise.report import (
     ranking,
     scaling,
     shapes,
+    shell,
     structures,
     words,
 )
 from segwise.report.by_slice import by_slice
 from segwise.report.gather import Arm, Gathered, gather, total_seconds
-from segwise.report.markup import details, e, listing, note, section
+from segwise.report.markup import details, e, listing, note
 from segwise.report.overlay import Crops
 from segwise.report.ranking import Ranked
 from segwise.report.worst import worst
 
 FILE = "report.html"
+Section = tuple[str, str, str]  # anchor, title, HTML
 
 
-def build(run_dir: Path | str) -> Path:
-    """Writes RUN/report.html; its path.
+def build(run_dir: Path | str, *, more: Sequence[Section] = ()) -> Path:
+    """Writes RUN/report.html, with further sections behind its own; its path.
 
     Raises:
         RunError: not a run folder, or nothing in it is finished yet.
@@ -54,7 +54,7 @@ def build(run_dir: Path | str) -> Path:
         raise RunError(f"{run.path} holds no finished task, so there is nothing to report; run it first (it resumes)")
     known = run.about()
     crops = overlay.folder(run.crops)
-    text = page(records, run.scores(), plan=plan_of(known.get("plan")), crops=crops, meta=known)
+    text = page(records, run.scores(), plan=plan_of(known.get("plan")), crops=crops, meta=known, more=more)
     half = run.path / f".{FILE}.tmp"
     half.write_text(text, encoding="utf-8")
     half.replace(run.path / FILE)
@@ -68,6 +68,7 @@ def page(
     plan: Plan | None = None,
     crops: Crops = lambda _: None,
     meta: Mapping[str, Any] | None = None,
+    more: Sequence[Section] = (),
 ) -> str:
     """The report as HTML: same arguments, same text.
 
@@ -77,6 +78,7 @@ def page(
         plan: what was asked.
         crops: three-plane pictures by key of a record, None where there is none.
         meta: what the run says of itself: command, versions, git.
+        more: (anchor, title, HTML) of further sections.
     """
     plain = [record for record in records if not record.condition]
     gathered = gather(plain or records, scores)
@@ -88,15 +90,9 @@ def page(
     ]
     parts = under + _sections(gathered, ranked, place, plan=plan, crops=crops, meta=meta or {})
     parts.sort(key=lambda part: part[0] != "ranking")
-    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, body in parts if body)
-    body = "".join(section(anchor, title, content) for anchor, title, content in parts)
     cut = words.unfinished(records, (meta or {}).get("n_tasks"))
     name = plan.name if plan and plan.name else "comparison"
-    return (
-        f"{_head(name)}<body>{_answer(gathered, ranked, plan, name, cut)}"
-        f"<nav aria-label='Sections'><div>{links}</div></nav>"
-        f"<main>{body}</main>{_footer()}<script>{_file('sort.js')}</script></body></html>\n"
-    )
+    return shell.whole(name, _answer(gathered, ranked, plan, name, cut), [*parts, *more])
 
 
 def rows(records: Sequence[Record], scores: Sequence[Score]) -> list[dict[str, str]]:
@@ -182,6 +178,7 @@ def _sections(
     not_ranked = breakdown.unranked(gathered, ranked, place)
     return [
         ("ranking", "Ranking", ranking.blocks(gathered, ranked) + not_ranked),
+        ("decidable", "What these data can decide", decidable.section(first, gathered.primary) if first else ""),
         ("labels", "Labelled subjects", labels.section(gathered)),
         ("generated", "Generated data", generated.section(gathered)),
         ("prompts", "What is said", prompts.section(gathered)),
@@ -227,13 +224,11 @@ def _answer(gathered: Gathered, ranked: Sequence[Ranked], plan: Plan | None, nam
     for one in ranked[1:]:
         short = words.in_short(one.panel, one.result)
         paragraphs.append(f"On the {len(one.panel.items)} targets that {_names(one)} share: {short}.")
-    scope = f'<p class="scope">{words.scope(ranked[0].panel)}</p>' if ranked else ""
     question = f"<p>{e(plan.question)}</p>" if plan and plan.question else ""
-    kind = "answer" if decided else "answer open"
+    box = shell.answer(head, paragraphs, decided=decided, scope=words.scope(ranked[0].panel) if ranked else "")
     return (
-        f"<header><h1>Segwise report · {e(name)} · {about.sizes(gathered)}</h1>{question}"
-        f'<div class="{kind}"><p class="head">{head}</p>{"".join(f"<p>{p}</p>" for p in paragraphs if p)}{scope}</div>'
-        f"{''.join(note(text, kind='warn') for text in [cut, *_warnings(gathered)] if text)}</header>"
+        f"<h1>Segwise report · {e(name)} · {about.sizes(gathered)}</h1>{question}{box}"
+        f"{''.join(note(text, kind='warn') for text in [cut, *_warnings(gathered)] if text)}"
     )
 
 
@@ -260,23 +255,3 @@ def _warnings(gathered: Gathered) -> list[str]:
 
 def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else ([value] if value else [])
-
-
-def _footer() -> str:
-    text = "Written by Segwise from the records of a run. Not a medical device; not for clinical decisions."
-    return f"<footer>{text}</footer>"
-
-
-def _head(name: str) -> str:
-    script = base64.b64encode(hashlib.sha256(_file("sort.js").encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{script}'"
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>Segwise: {e(name)}</title><style>{_file('style.css')}</style></head>"
-    )
-
-
-def _file(name: str) -> str:
-    return resources.files("segwise.report").joinpath(name).read_text(encoding="utf-8")

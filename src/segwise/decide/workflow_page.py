@@ -1,0 +1,225 @@
+"""The workflow as HTML: how long a mark waits for its mask, minutes a case, cases an hour, against drawing by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segwise.decide import ownership
+from segwise.decide.assumed import assumptions
+from segwise.decide.effort import effort
+from segwise.decide.measured import Measured, by_person, read
+from segwise.decide.scenario import KINDS, Scenario
+from segwise.decide.shift import DEADLINES_S
+from segwise.decide.workflow import LEVELS, REPLICATIONS, Expected, Span, expected
+from segwise.report import decision_figures as figures
+from segwise.report import shell
+from segwise.report.document import Section
+from segwise.report.markup import DASH, count, e, figure, interval, note, number, seconds, table
+from segwise.report.statistics import compare
+
+ARMS = 10
+_HIDDEN = {"hardware_price", "upkeep_share", "power_w", "energy_price_kwh", "engineer_wage_hour", "setup_hours"}
+_HIDDEN |= {"wage_hour", "years", "cases_per_year"}
+
+
+def page(run_dir: Path | str, scenario: Scenario, *, models: Sequence[str] = ()) -> str:
+    """The workflow of a run in a scenario as a page.
+
+    Args:
+        run_dir: folder of the run.
+        scenario: of the site.
+        models: only arms of these models; () is all.
+
+    Raises:
+        RunError: not a run, or nothing was measured. SpecError: a model that is not in the run.
+    """
+    from segwise.decide.choice import named
+
+    arms, about = read(run_dir)
+    arms = _first([arm for model in models for arm in named(arms, model, "model")] if models else arms, scenario)
+    headline, sentences, decided = verdict(arms, scenario)
+    title = f"Workflow · {(about.get('plan') or {}).get('name', 'run')} · {scenario.title}"
+    header = f"<h1>{e(title)}</h1>" + shell.answer(headline, sentences, decided=decided, scope=scope(scenario))
+    return shell.whole(title, header, sections(arms, scenario))
+
+
+def sections(arms: Sequence[Measured], scenario: Scenario) -> list[Section]:
+    """The page's sections."""
+    ways = [expected(arm, scenario) for arm in arms] + [expected(None, scenario)]
+    keys = [key for key, kind in KINDS.items() if kind.about in ("site", "reader", "queue") and key not in _HIDDEN]
+    return [
+        ("minutes", "Minutes a case", _minutes(ways, arms, scenario)),
+        ("latency", "From a click to its mask", _latency(ways)),
+        ("shift", "A shift", _shift(ways)),
+        ("assumed", "Assumptions", assumptions(scenario, keys)),
+        ("how", "How this is computed", _method(scenario)),
+    ]
+
+
+def section(arms: Sequence[Measured], scenario: Scenario) -> Section:
+    """The same in one section of the report."""
+    arms = _first(arms, scenario)
+    headline, sentences, _ = verdict(arms, scenario)
+    inner = "".join(f"<h3>{title}</h3>{body}" for anchor, title, body in sections(arms, scenario) if anchor != "how")
+    lead = f"<p><b>{headline}.</b> {' '.join(sentences)}</p><p class='small'>{scope(scenario)}</p>"
+    return "workflow", "Workflow", lead + inner
+
+
+def verdict(arms: Sequence[Measured], scenario: Scenario) -> tuple[str, list[str], bool]:
+    """(headline, sentences, whether it is decided): which way takes a reader's time least; HTML."""
+    means = [(_minutes_of(arm, scenario).mean(), arm) for arm in arms]
+    minutes, first = means[0]
+    hand = scenario["targets_per_case"] * scenario["hand_minutes"]
+    own = _minutes_of(first, scenario)
+    values = np.column_stack([-own, np.full(len(own), -hand)])
+    against = compare(values, [str(i) for i in range(len(own))])
+    sentences = [
+        f"<b>{e(first.label)}</b> takes {minutes:.1f} minutes of a reader for a case, drawing by hand {hand:.1f} "
+        f"(assumed), until every structure has DSC {scenario['accept_dsc']:g}."
+    ]
+    if not against.decided.any():
+        sentences.append(_undecided(against.n_subjects, against.n_needed))
+        return "The data cannot decide whether a model saves time", sentences, False
+    if against.decided[1, 0]:
+        return "Drawing by hand is the fastest", sentences, True
+    if len(means) > 1:
+        sentences.append(_second(first, [arm for _, arm in means[1:]], scenario))
+    return f"{e(first.label)} saves {hand - minutes:.1f} minutes a case", sentences, True
+
+
+def _second(first: Measured, others: Sequence[Measured], scenario: Scenario) -> str:
+    rivals = [arm for arm in others if arm.items & first.items]
+    if not rivals:
+        return "No other way was asked for the same targets."
+    both = first.items & rivals[0].items
+    one, two = first.on(both), rivals[0].on(both)
+    values = -np.column_stack([_minutes_of(one, scenario), _minutes_of(two, scenario)])
+    found = compare(values, [str(i) for i in range(len(values))])
+    told = f"{-values[:, 0].mean():.1f} minutes against {-values[:, 1].mean():.1f} of <b>{e(two.label)}</b>"
+    sure = "beyond chance" if found.decided.any() else "which these data cannot tell apart"
+    return f"On what both were asked for: {told}, {sure}."
+
+
+def _undecided(n: int, needed: int) -> str:
+    few = f"{count(n, 'subject')} decide nothing, {needed} would be the fewest." if n < needed else ""
+    return few or f"Among {n} subjects the minutes vary too much."
+
+
+def scope(scenario: Scenario) -> str:
+    """What is assumed, in a line; HTML."""
+    return (
+        f"Scenario <b>{e(scenario.title)}</b>, {e(scenario.dated)}: {count(int(scenario['readers']), 'reader')}, "
+        f"{scenario['arrivals_per_hour']:g} cases an hour for {scenario['shift_hours']:g} hours, "
+        f"{scenario['targets_per_case']:g} structures a case. Seconds of people are assumptions; time your own."
+    )
+
+
+def _minutes_of(arm: Measured, scenario: Scenario) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """[S] a reader's minutes a case, without queues and chance."""
+    spent = [effort(play, arm, scenario).person_s for play in arm.plays]
+    return np.asarray(by_person(arm.plays, spent)[1] * scenario["targets_per_case"] / 60)
+
+
+def _first(arms: Sequence[Measured], scenario: Scenario) -> list[Measured]:
+    return sorted(arms, key=lambda arm: (_minutes_of(arm, scenario).mean(), arm.label))[:ARMS]
+
+
+def _minutes(ways: Sequence[Expected], arms: Sequence[Measured], scenario: Scenario) -> str:
+    accept = scenario["accept_dsc"]
+    head = ["Way", f"Minutes a case<br><small>to DSC {accept:g}</small>", "Content without<br>mending"]
+    for level in LEVELS:
+        head += [f"Minutes a case<br><small>to DSC {level:g}</small>", "Content without<br>mending"]
+    rows = [
+        [
+            e(way.label),
+            _told(way.minutes),
+            _told(way.reached[accept], 2),
+            *(cell for level in LEVELS for cell in (_told(way.to_level[level]), _told(way.reached[level], 2))),
+        ]
+        for way in ways
+    ]
+    costs = [*(ownership.cost(arm, scenario) for arm in arms), ownership.by_hand(scenario)]
+    parts = ("prompting", "looking", "waiting", "mending", "drawing")
+    wage = scenario["wage_hour"] / 60 or 1.0
+    free = scenario["wage_hour"] == 0
+    stacks = [figures.Stack(label=c.label, parts=[c.parts.get(part, 0.0) / wage for part in parts]) for c in costs]
+    svg = "" if free else figures.stacks(stacks, parts, xlabel="a reader's minutes for a case", name="minutes")
+    text = (
+        "A reader's minutes from opening a case to the last structure, mending by hand included; in brackets where "
+        "95 % of the simulated shifts lie (few subjects and chance together). A reader is content at a DSC that is "
+        "judged with an error; a content reader may be wrong."
+    )
+    return note(text) + table(head, rows, name="Minutes") + figure(svg, "Expected minutes without queues, by what.")
+
+
+def _latency(ways: Sequence[Expected]) -> str:
+    head = ["Way", "Click to mask<br><small>median</small>", "95th percentile"]
+    head += [f"DSC if {d:g} s<br><small>are waited</small>" for d in DEADLINES_S]
+    rows = [
+        [
+            e(way.label),
+            _or_dash(way.latency_p50_s),
+            _or_dash(way.latency_p95_s),
+            *(_told(way.in_time[d], 3) for d in DEADLINES_S),
+        ]
+        for way in ways[:-1]
+    ]
+    text = (
+        "From a mark to its mask, the queue at the machine included. Under a deadline the reader gives a structure up "
+        "at the first answer that comes too late: what counts is the DSC of the last answer in time (0 if none was), "
+        "never the best so far. – : nothing is asked of a person, so nobody waits."
+    )
+    return note(text) + table(head, rows, name="Latency")
+
+
+def _shift(ways: Sequence[Expected]) -> str:
+    head = ["Way", "Cases an hour<br><small>finished</small>", "Cases an hour<br><small>possible</small>"]
+    head += ["Arrival to done<br><small>median</small>", "95th percentile", "Readers busy", "Machine busy", "Subjects"]
+    rows = [
+        [
+            e(way.label),
+            _told(way.cases_per_hour, 2),
+            _told(way.capacity_per_hour, 2),
+            _min(way.turnaround_p50_s),
+            _min(way.turnaround_p95_s),
+            f"{way.reader_busy.mean:.0%}",
+            f"{way.machine_busy.mean:.0%}",
+            str(way.n_subjects) if way.n_subjects else DASH,
+        ]
+        for way in ways
+    ]
+    return table(head, rows, name="Shift")
+
+
+def _method(scenario: Scenario) -> str:
+    parts = [
+        f"<b>Simulation</b>: {REPLICATIONS} shifts for every way and every wanted DSC, event by event; every shift "
+        "draws its subjects anew from those of the run, cases from these, and structures from each.",
+        "<b>The reader</b> takes the case that waits longest; marks, waits, looks, judges the DSC with a normal error, "
+        "and is content or makes the next recorded correction; mends by hand where the recorded rounds end. Seconds "
+        "are log-normal around the assumed ones.",
+        "<b>The machine</b> serves requests in order, each as long as was measured in the run, divided by the speed "
+        "factor. What asks nothing of a person is answered on arrival; of the others "
+        f"{scenario['ahead_share']:.0%} of reading and encoding is done then.",
+        "<b>Not known</b>: how a person would click after a late answer or an early stop: rounds are replayed as they "
+        "were recorded. Pauses, interruptions and urgent cases are left out.",
+    ]
+    return "<ul>" + "".join(f"<li>{part}</li>" for part in parts) + "</ul>"
+
+
+def _told(span: Span, digits: int = 1) -> str:
+    if math.isnan(span.mean):
+        return DASH
+    return f"<b>{number(span.mean, digits)}</b><br>{interval(span.low, span.high, digits)}"
+
+
+def _or_dash(span: Span) -> str:
+    return DASH if math.isnan(span.mean) else seconds(span.mean)
+
+
+def _min(span: Span) -> str:
+    return DASH if math.isnan(span.mean) else f"{span.mean / 60:.1f} min"

@@ -1,0 +1,177 @@
+"""Model facts and the papers of consent: every number is traced, what is missing is said, and the language is plain."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+
+from decide_fakes import folder, pair
+from report_fakes import outcome, study
+from segwise.cli import app as program
+from segwise.decide import checklist, consent, facts, facts_page, reading, sample_size, sheet
+from segwise.decide.facts_page import completed, untested
+from segwise.errors import FileError, RunError, SpecError
+from segwise.records.types import Score
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    records, scores = study(12)
+    for i, record in enumerate(records):
+        told = {"reference_ml": 3.0 if record.target == "pancreas" else 300.0, "spacing_mm": [1.0, 1.0, 1.0]}
+        records[i] = replace(record, provenance={**record.provenance, **told})
+    return folder(tmp_path_factory.mktemp("facts") / "run", (records, scores))
+
+
+def test_facts_by_hand(tmp_path):
+    """Two subjects, three targets: means over subjects, of 0.9 and (0.3 + 0.5) / 2."""
+    one = [outcome(case="a", target="liver", dsc=(0.9,))]
+    one += [outcome(case="b", target=t, dsc=(v,)) for t, v in (("liver", 0.3), ("spleen", 0.5))]
+    from report_fakes import join
+
+    found = facts.read(folder(tmp_path / "run", join(*one)), "general").facts
+    assert found["mean"].value == pytest.approx((0.9 + 0.4) / 2) and found["mean"].text == "0.65"
+    assert found["poor"].value == pytest.approx(0.25) and found["usable"].value == pytest.approx(0.5)
+    assert (found["n_subjects"].value, found["n_targets"].value) == (2, 3)
+    assert found["worst_subject"].value == pytest.approx(0.4)
+    assert "last round of 3 targets of 2 subjects" in found["mean"].source and found["licence_weights"].source == (
+        "card: licence_weights"
+    )
+
+
+def test_one_subject_has_no_interval(tmp_path):
+    found = facts.read(folder(tmp_path / "run", outcome(dsc=(0.8,))), "general").facts
+    assert "mean_interval" not in found and "unknown" in found.shown("mean_interval")
+    text = sheet.plain(found)
+    assert "The mean score was 0.80." in text and "could well be" not in text
+
+
+def test_the_facts_page_has_its_parts(run):
+    from test_report import _Checker
+
+    html = facts_page.page(run, "general")
+    said = _Checker(html).text
+    assert len(html) < 5_000_000 and "Draft." in said
+    for word in ("small, below 5 ml", "Where it fails", "never tested", "Checklist", "AMOS", "below 0.5"):
+        assert word in said, word
+    assert not re.search(r"\b(nan|inf|None)\b", said)
+
+
+def test_an_item_is_traced_or_missing_and_never_both(run):
+    known = completed(facts.read(run, "general"))
+    every = checklist.items()
+    text = checklist.checklist(known.facts)
+    done = [item for item in every if checklist.answered(item, known.facts)]
+    assert 5 < len(done) < len(every) and text.count(">missing</span>") == len(every) - len(done)
+    assert f"{len(done)} of {len(every)} items are traced" in text
+    assert all(key in known.facts and known.facts[key].source for item in done for key in item.needs)
+    assert not any(checklist.answered(item, known.facts) for item in every if not item.needs)
+    assert (
+        "gold" not in known.facts and "independent" not in known.facts
+    )  # silver references, training sets not all known
+
+
+def test_what_was_never_tested_is_named(tmp_path):
+    card = {"title": "T", "family": "generalist", "modalities": ["CT", "MR"], "summary": "Any."}
+    left = untested(facts.read(folder(tmp_path / "run", outcome(card=card)), "general"))
+    assert "MR scans" in left and "CT scans" not in left
+    assert any("rare anatomy" in one for one in left) and any("second place" in one for one in left)
+
+
+def test_wrong_inputs(tmp_path, run):
+    with pytest.raises(SpecError, match=r'--model "sam": no such model in this run; there are floor, general, special'):
+        facts.read(run, "sam")
+    with pytest.raises(RunError, match="holds no finished task"):
+        facts.read(folder(tmp_path / "none", outcome(status="failed")), "general")
+    with pytest.raises(RunError, match="no score of general; type: segwise score"):
+        facts.read(folder(tmp_path / "unscored", (outcome()[0], list[Score]())), "general")
+
+
+def test_every_number_of_the_sheet_is_traced(tmp_path, run):
+    papers = consent.write(run, "general", tmp_path / "out")
+    page = papers.files["sheet.html"].read_text(encoding="utf-8")
+    body = page[page.index("<main>") : page.index("<details>")]
+    used = set(re.findall(r'<data value="(\w+)"', body))
+    bare = re.sub(r"<data.*?</data>|<[^>]+>", " ", body)
+    assert set(re.findall(r"\d+", bare)) <= {"1", "0"}  # of "a score of 1 is a perfect fit"
+    trace = json.loads(papers.files["trace.json"].read_text())
+    assert set(trace["numbers"]) == used and len(used) >= 6
+    assert all("records of run" in one["source"] or "convention" in one["source"] for one in trace["numbers"].values())
+    assert "Draft for an ethics board" in page
+
+
+def test_the_sheet_is_plain_english(run):
+    found = sheet.checked(facts.read(run, "general").facts)
+    assert found.ease >= reading.TARGET and found.n_sentences > 30 and len(found.hardest) == 3
+
+
+def test_reading_ease_by_hand():
+    """Ten words, one sentence, ten syllables; and a hard one."""
+    easy = reading.reading("The cat sat on the mat and ate the fish.")
+    assert easy.ease == pytest.approx(206.835 - 1.015 * 10 - 84.6 * 1.0)
+    assert reading.reading("Institutional heterogeneity necessitates multidisciplinary deliberation.").ease < 0
+    assert reading.reading("").ease == 0
+    counted = {"scan": 1, "table": 2, "time": 1, "organ": 2, "program": 2, "person": 2, "missed": 1, "wanted": 2}
+    counted |= {"outline": 2, "surgery": 3, "computer": 3, "body": 2, "the": 1, "images": 3, "0.67": 1}
+    assert {word: reading.syllables(word) for word in counted} == counted
+
+
+def test_the_version_counts_up_when_a_number_changes(tmp_path, run):
+    out = tmp_path / "out"
+    assert [consent.write(run, "general", out).version for _ in range(2)] == [1, 1]
+    other = folder(tmp_path / "other", pair(12, dsc=(0.7,)))
+    assert consent.write(other, "general", out).version == 2
+    (out / "trace.json").write_text("[]")
+    with pytest.raises(FileError, match="is no trace of a sheet"):
+        consent.write(run, "general", out)
+
+
+def test_the_key_names_the_right_answers_and_the_sheet_holds_them(tmp_path, run):
+    papers = consent.write(run, "general", tmp_path / "out")
+    key = papers.files["answer-key.html"].read_text(encoding="utf-8")
+    asked = papers.files["questionnaire.html"].read_text(encoding="utf-8")
+    titles = {part.title for part in sheet.PARTS}
+    letters = []
+    for question in sheet.QUESTIONS:
+        assert question.why in titles
+        letter = "ABC"[consent.order(question).index(0)]
+        letters.append(letter)
+        assert f"{letter}&ensp;{question.choices[0]}" in asked
+        assert f'<td>{letter}</td><td class="w">{question.choices[0]}' in key
+    assert len(set(letters)) == 3  # not always the first
+    assert "answer-key" not in asked
+
+
+def test_the_sample_size_is_the_smallest_that_holds():
+    from scipy.stats import binom
+
+    found = sample_size.size(0.7, 0.85, alpha=0.025, power=0.9)
+    assert binom.sf(found.pass_from - 1, found.n, 0.7) == pytest.approx(found.size) and found.size <= 0.025
+    assert binom.sf(found.pass_from - 1, found.n, 0.85) == pytest.approx(found.power) and found.power >= 0.9
+    for n in range(1, found.n):
+        k = next((k for k in range(n + 1) if binom.sf(k - 1, n, 0.7) <= 0.025), None)
+        assert k is None or binom.sf(k - 1, n, 0.85) < 0.9
+    assert found.invited >= found.n / 0.9
+    with pytest.raises(ValueError, match="expected 0 < least < hoped"):
+        sample_size.size(0.8, 0.7)
+
+
+def test_the_commands(tmp_path, monkeypatch, run, capsys):
+    for words in (["facts", str(run), "-m", "special", "-o", str(tmp_path / "f.html")],
+                  ["consent", str(run), "-m", "special", "-o", str(tmp_path / "papers")]):  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["segwise", *words])
+        with pytest.raises(SystemExit) as left:
+            program.main()
+        assert not left.value.code
+    assert (tmp_path / "f.html").stat().st_size > 10_000 and len(list((tmp_path / "papers").iterdir())) == 5
+    assert "reaches the target of 60" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setattr(
+        sys, "argv", ["segwise", "facts", str(run), "-m", "special", "-o", str(tmp_path / "no" / "f.html")]
+    )
+    with pytest.raises(SystemExit) as left:
+        program.main()
+    assert left.value.code == 2 and "cannot be written" in capsys.readouterr().err
