@@ -66,7 +66,7 @@ def in_calibration(name: str) -> bool:
 
 
 def structures(root: Path) -> Iterator[Structure]:
-    """One side of every structure of every real case that is large enough to have slices and small enough to be quick."""
+    """One side of every structure of every real case, large enough to have slices, small enough to be quick."""
     for case in case_json.cases(root):
         if case.id in TWICE:
             continue

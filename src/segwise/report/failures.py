@@ -25,16 +25,19 @@ SAID = {  # component -> what was found, with its value
     "excess": "{:.2f} volumes of the reference too much",
     "beyond": "{:.0%} of it beside the box",
     "filled": "fills {:.0%} of the box",
-    "bulge": "{:.0%} of a slice that no neighbour has",
-    "lobes": "{:.0%} of it behind a neck",
+    "over": "sticks out of the box by {:.0%} of its size a side",
+    "slice": "{:.0%} beside the box on its own slice",
+    "wide": "{:.0%} of it far beside the box",
+    "burst": "widens at once by {:.0%} of its mean area",
     "gaps": "{:.0%} of its slices empty in between",
     "holes": "holes of {:.0%} of its area",
     "odd": "{:.0%} of it disagrees with both neighbouring slices",
     "jitter": "slices jump by {:.2f} radii",
     "steps": "area jumps (log ratio {:.2f} a slice)",
-    "stairs": "changes in stairs (unevenness {:.2f})",
+    "stairs": "{:.0%} of its slices repeat the one before",
     "apart": "{:.0%} of it apart from the reference",
     "astray": "{:.0%} of it in pieces that do not touch the box",
+    "aside": "{:.0%} of it in pieces beside the box",
     "crumbs": "{:.0%} of it crumbs",
     "pieces": "many pieces (log of their number {:.1f})",
     "rough": "{:.0%} of it thinner than three voxels",
@@ -45,23 +48,43 @@ SAID = {  # component -> what was found, with its value
     "falling": "finds {:.0%} less of the target far from the prompt",
     "short": "leaves {:.0%} of the box's width untouched",
     "fading": "loses {:.0%} of its area away from the prompt",
+    "waning": "loses {:.0%} of its area away from the prompt",
+    "ragged": "frays away from the prompt (compactness {:.2f} less)",
 }
 SHOWN, FOLDED, PER_ARM = 12, 60, 4
 
 
+@dataclass(frozen=True)
+class _Flag:
+    """A flag as stored by `evaluate.flagged`."""
+
+    signature: str
+    component: str
+    value: float
+    severity: float
+    axis: int
+    slice: int
+    low: tuple[int, int, int]
+    high: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, item: Mapping[str, Any]) -> _Flag:
+        """Raises KeyError, TypeError or ValueError if it is none."""
+        low, high = ((int(d), int(h), int(w)) for d, h, w in (item["low"], item["high"]))
+        axis = (0, 1, 2).index(int(item["axis"]))
+        numbers = float(item["value"]), float(item["severity"]), axis, int(item["slice"])
+        return cls(str(item["signature"]), str(item["component"]), *numbers, low, high)
+
+
 @dataclass(frozen=True, eq=False)
 class _Case:
-    """One result with its failures as stored."""
+    """One result with its flags, the gravest first, and the gravest severity without the reference."""
 
     arm: Arm
     outcome: Outcome
-    failures: Mapping[str, Any]
-
-    def flags(self, blind: bool) -> list[Mapping[str, Any]]:
-        return list(self.failures.get("blind_flags" if blind else "flags") or ())
-
-    def severities(self, blind: bool) -> dict[str, float]:
-        return dict(self.failures.get("blind" if blind else "reference") or {})
+    seen: tuple[_Flag, ...]
+    blind: tuple[_Flag, ...]
+    gravest: float
 
 
 def failures(gathered: Gathered, place: Mapping[str, int], crops: Crops) -> str:
@@ -78,16 +101,11 @@ def failures(gathered: Gathered, place: Mapping[str, int], crops: Crops) -> str:
     by_arm = {arm.label: own for arm in arms if (own := [case for case in found if case.arm is arm])}
     lead = (
         "<p>Five ways to fail, each measured against the reference and, as on a new scan, from the mask and its prompt "
-        "alone. A result is flagged where it goes beyond what good masks reach: thresholds come from real masks, spoilt in known "
-        "ways, not from this run; without a reference about one good mask in twenty is flagged by each signature.</p>"
+        "alone. A result is flagged where it goes beyond what good masks reach. These thresholds come from real masks, "
+        "spoilt in known ways, not from this run; each signature flags about one good mask in twenty.</p>"
     )
-    stored = {(case.outcome.last.key): case for case in found}
-
-    def gravest(outcome: Outcome) -> float | None:
-        case = stored.get(outcome.last.key)
-        return None if case is None else max(case.severities(blind=True).values(), default=None)
-
-    told = quality.block([case.outcome for case in found], gathered.primary, gravest)
+    stored = {case.outcome.last.key: case for case in found}
+    told = quality.block([case.outcome for case in found], gathered.primary, lambda o: stored[o.last.key].gravest)
     drawn = figure(
         _bars(by_arm, place),
         "Share of results that a signature flags: bar with the reference, line without it.",
@@ -102,13 +120,14 @@ def _case(arm: Arm, outcome: Outcome, crops: Crops) -> _Case | None:
         return None
     try:
         value = json.loads(str(text))
-    except ValueError:
-        return None
-    return _Case(arm, outcome, value) if isinstance(value, Mapping) else None
+        seen, blind = (tuple(map(_Flag.of, value[name])) for name in ("flags", "blind_flags"))
+        return _Case(arm, outcome, seen, blind, max(float(v) for v in value["blind"].values()))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None  # of another version, or damaged
 
 
 def _counts(cases: Sequence[_Case], *, blind: bool) -> Counter[str]:
-    return Counter(str(flag["signature"]) for case in cases for flag in case.flags(blind))
+    return Counter(flag.signature for case in cases for flag in (case.blind if blind else case.seen))
 
 
 def _words(by_arm: Mapping[str, Sequence[_Case]]) -> str:
@@ -118,7 +137,7 @@ def _words(by_arm: Mapping[str, Sequence[_Case]]) -> str:
             f"{SIGNATURES.get(name, name)} in {n} ({n / len(cases):.0%})"
             for name, n in _counts(cases, blind=False).most_common(3)
         ]
-        n_clean = sum(not case.flags(blind=False) for case in cases)
+        n_clean = sum(not case.seen for case in cases)
         said = f"most often {listing([e(text) for text in often])}" if often else "no signature flags"
         lines.append(
             f"<li><b>{e(label)}</b>: {said}; {n_clean} of {count(len(cases), 'result')} without any flag.</li>"
@@ -167,11 +186,9 @@ def _bars(by_arm: Mapping[str, Sequence[_Case]], place: Mapping[str, int]) -> st
 
 def _list(found: Sequence[_Case], measure: str) -> str:
     """The gravest flags with the slice and box to look at; a few of each arm first, more folded away."""
-    flagged = [(case, flag, False) for case in found for flag in case.flags(blind=False)[:1]]
-    flagged += [
-        (case, flag, True) for case in found if not case.flags(blind=False) for flag in case.flags(blind=True)[:1]
-    ]
-    flagged.sort(key=lambda one: (one[2], -float(one[1]["severity"]), one[0].outcome.item, one[0].arm.label))
+    flagged = [(case, case.seen[0], False) for case in found if case.seen]
+    flagged += [(case, case.blind[0], True) for case in found if case.blind and not case.seen]
+    flagged.sort(key=lambda one: (one[2], -one[1].severity, one[0].outcome.item, one[0].arm.label))
     used: Counter[str] = Counter()
     first, rest = [], []
     for one in flagged:
@@ -180,27 +197,27 @@ def _list(found: Sequence[_Case], measure: str) -> str:
     if not first:
         return "<p>No result is flagged.</p>"
     head = ("where", "model", e(measure), "signature", "what was found", "look at")
-    shown = table(head, [_row(*one, measure) for one in first], name="Flagged results, the gravest first", left=6)
-    more = table(head, [_row(*one, measure) for one in rest[:FOLDED]], name="Further flagged results", left=6)
+    shown = table(head, [_row(measure, *one) for one in first], name="Flagged results, the gravest first", left=6)
+    more = table(head, [_row(measure, *one) for one in rest[:FOLDED]], name="Further flagged results", left=6)
     n_more = f"{len(rest)} more" + (f", the first {FOLDED}" if len(rest) > FOLDED else "")
     lead = "<h3>Where to look</h3><p>Slices and boxes are indices of the file's array from 0, boxes half-open.</p>"
     return lead + shown + (details(n_more, more) if rest else "")
 
 
-def _row(case: _Case, flag: Mapping[str, Any], blind: bool, measure: str) -> list[str]:
+def _row(measure: str, case: _Case, flag: _Flag, blind: bool) -> list[str]:
     last = case.outcome.last
-    said = SAID.get(str(flag["component"]), e(flag["component"]) + " {:.2f}").format(float(flag["value"]))
-    low, high = ([int(v) for v in flag[key]] for key in ("low", "high"))
-    axis = "dhw"[int(flag["axis"])]
-    box = ", ".join(f"{name} {a}–{b}" for name, a, b in zip("dhw", low, high, strict=True))
-    where = f"slice {axis} = {int(flag['slice'])}<br><small>{box}</small>" if any(high) else DASH
+    said = SAID.get(flag.component, f"{e(flag.component).replace('{', '').replace('}', '')} {{:.2f}}").format(
+        flag.value
+    )
+    box = ", ".join(f"{name} {a}–{b}" for name, a, b in zip("dhw", flag.low, flag.high, strict=True))
+    where = f"slice {'dhw'[flag.axis]} = {flag.slice}<br><small>{box}</small>" if any(flag.high) else DASH
     alone = "<br><small>without the reference only</small>" if blind else ""
     seed = f", seed {last.seed}" if last.seed else ""
     return [
         f"{e(last.target)}<br><small>{e(last.case)}{seed}</small>",
         e(case.arm.label),
         number(case.outcome.values.get(measure), 2),
-        f"{e(SIGNATURES.get(str(flag['signature']), flag['signature']))} × {float(flag['severity']):.1f}{alone}",
+        f"{e(SIGNATURES.get(flag.signature, flag.signature))} × {flag.severity:.1f}{alone}",
         said,
         where,
     ]

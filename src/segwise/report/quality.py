@@ -73,9 +73,9 @@ def judged(outcomes: Sequence[Outcome], measure: str, severity: Severities) -> l
         known = [(trust, 1 - value) for o in outcomes if (value := o.values.get(measure)) is not None
                  and (trust := get(o)) is not None]  # fmt: skip
         if len(known) >= ENOUGH:
-            trust, risk = [one[0] for one in known], [one[1] for one in known]
-            best = aurc([-value for value in risk], risk)
-            found.append(Judged(title, len(known), aurc(trust, risk), best, float(np.mean(risk))))
+            trusts, risks = [one[0] for one in known], [one[1] for one in known]
+            best = aurc([-risk for risk in risks], risks)
+            found.append(Judged(title, len(known), aurc(trusts, risks), best, float(np.mean(risks))))
     return found
 
 
@@ -89,8 +89,8 @@ def block(outcomes: Sequence[Outcome], measure: str, severity: Severities) -> st
         return ""
     lead = (
         "<h3>Can one tell without a reference?</h3><p>Answers sorted by a score that needs no reference, the most "
-        f"trusted first: the mean of 1 − {e(measure)} over all shares that one might keep (AURC, less is better), beside "
-        "what perfect knowledge and no knowledge give on the same answers.</p>"
+        f"trusted first: the mean of 1 − {e(measure)} over all shares that one might keep (AURC, less is better), "
+        "beside what perfect knowledge and no knowledge give on the same answers.</p>"
     )
     head = ("score", "results", "AURC", "perfect", "no knowledge")
     return lead + table(head, rows, name="Quality scores without a reference")

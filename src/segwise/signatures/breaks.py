@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from segwise.geometry import Array
-from segwise.signatures.look import Found, Seen
+from segwise.signatures.look import Found, Seen, ends_of
 
 LEAST = 9  # voxels of a slice below which its outline says nothing
 
@@ -23,9 +23,9 @@ def with_reference(seen: Seen) -> dict[str, Found]:
         gaps: share of the reference's slices that are empty although slices on both sides are painted.
         holes: share of the mask's area: enclosed holes where the reference is.
         odd: share of the mask that disagrees with both neighbouring slices, less that of the reference.
-        jitter: mean second difference of the centroid's distance from the reference's centroid, in radii.
+        jitter: mean second difference of the centroid's distance from the reference's centroid, in mean radii.
         steps: mean difference between slices of log (area / area of the reference).
-        stairs: unevenness of change from slice to slice, less that of the reference.
+        stairs: share of neighbouring slices that hardly differ although others around them do, less the reference's.
     """
     assert seen.reference is not None
     nothing = np.zeros_like(seen.prediction)
@@ -42,7 +42,7 @@ def with_reference(seen: Seen) -> dict[str, Found]:
         found[name] = Found(max(0.0, own[name].value - base[name].value), own[name].where)
     both = (seen.areas >= LEAST) & (seen.reference_areas >= LEAST)
     shift = _centroids(seen.prediction, both) - _centroids(seen.reference, both)
-    shift = shift / np.sqrt(np.maximum(seen.reference_areas, 1) / np.pi)[:, None]
+    shift = shift / np.sqrt(max(1.0, float(seen.reference_areas.sum()) / n) / np.pi)
     found["jitter"] = _second(shift, both, seen.prediction)
     ratio = np.log(np.maximum(seen.areas, 1) / np.maximum(seen.reference_areas, 1))
     pair = both[1:] & both[:-1]
@@ -65,15 +65,15 @@ def without(seen: Seen) -> dict[str, Found]:
     holes = _holes(mask)
     found["holes"] = Found(float(holes.sum()) / max(1, int(areas.sum())), holes)
     enough = areas >= LEAST
-    places = _centroids(mask, enough) / np.sqrt(np.maximum(areas, 1) / np.pi)[:, None]
-    found["jitter"] = _second(places, enough, mask, areas)
+    radius = np.sqrt(areas[areas > 0].mean() / np.pi) if areas.any() else 1.0
+    found["jitter"] = _second(_centroids(mask, enough) / radius, enough, mask)
     found["steps"] = _second(np.log(np.maximum(areas, 1))[:, None], enough, mask)
     return found
 
 
 def _signs(mask: Array) -> dict[str, Found]:
     """odd and stairs of a mask."""
-    low, high = mask.any(axis=(1, 2)).argmax(), len(mask) - mask.any(axis=(1, 2))[::-1].argmax()
+    low, high = ends_of(mask.sum(axis=(1, 2)))
     inner = mask[low:high]
     where = np.zeros_like(mask)
     if len(inner) < 4 or not inner.any():
@@ -84,10 +84,18 @@ def _signs(mask: Array) -> dict[str, Found]:
     areas = inner.sum(axis=(1, 2))
     common = (inner[1:] & inner[:-1]).sum(axis=(1, 2))
     change = 1 - 2 * common / np.maximum(areas[1:] + areas[:-1], 1)  # [n - 1]
-    uneven = np.abs(np.diff(change))
-    mean = float(change.mean())
-    stairs = float(uneven.mean()) / (mean + 0.02)
-    return {"odd": Found(float(odd.sum()) / float(inner.sum()), where), "stairs": Found(stairs, _at(mask, uneven, low))}
+    still = _still(change)
+    found = Found(float(still.mean()), _at(mask, still.astype(float), low))
+    return {"odd": Found(float(odd.sum()) / float(inner.sum()), where), "stairs": found}
+
+
+def _still(change: Array) -> Array:
+    """bool [n]: changes below a quarter of the mean of the five around them, of a row of changes [n]."""
+    padded = np.pad(change, 2)
+    n = np.pad(np.ones_like(change), 2)
+    total = np.sum([padded[i : i + len(change)] for i in range(5)], axis=0)
+    around = total / np.sum([n[i : i + len(change)] for i in range(5)], axis=0)
+    return np.asarray(change < 0.25 * around)
 
 
 def _holes(mask: Array) -> Array:
@@ -106,16 +114,12 @@ def _centroids(mask: Array, there: Array) -> Array:
     return np.stack([rows, columns], axis=1) * there[:, None]
 
 
-def _second(values: Array, there: Array, mask: Array, areas: Array | None = None) -> Found:
-    """Mean length of the second differences [N, K] over slices that are there with both neighbours."""
+def _second(values: Array, there: Array, mask: Array) -> Found:
+    """Mean length of the second differences [N, K] by area, over slices that are there with both neighbours."""
     inner = there[1:-1] & there[:-2] & there[2:]
-    if areas is not None:  # radii differ from slice to slice: a place is measured in the middle one's
-        radius = np.sqrt(np.maximum(areas, 1) / np.pi)[:, None]
-        values = values * radius
     bent = np.linalg.norm(values[2:] - 2 * values[1:-1] + values[:-2], axis=1) * inner
-    if areas is not None:
-        bent = bent / radius[1:-1, 0]
-    return Found(float(bent.sum()) / max(1, int(inner.sum())), _at(mask, bent))
+    weight = mask[1:-1].sum(axis=(1, 2)) * inner
+    return Found(float((bent * weight).sum()) / max(1.0, float(weight.sum())), _at(mask, bent))
 
 
 def _at(mask: Array, by_slice: Array, low: int = 0) -> Array:

@@ -48,21 +48,50 @@ def without(seen: Seen) -> dict[str, Found]:
     Returns:
         lost: share of the prompt's slices beyond the mask's ends; 1 for an empty mask that a box asked for; 0 unless
             boxes span several slices.
-        short: share of the box that the mask does not reach within the slices, on its rows or columns, the worse.
+        short: share of the box that the mask does not reach within the slices, on its rows or columns, the worse (of a
+            box on one slice: on that slice).
         fading: how much smaller than near the prompt the mask is on average, the worse of both directions, over the
-            prompt's range (over the mask's, if boxes do not span several slices).
+            range of boxes on several slices.
+        waning: the same over the mask's own range, where the range was not told.
+        ragged: how much more compact (4 pi area / outline²) its slices are near the prompt than in the farthest third
+            on a side, the worse of both.
     """
-    where = np.zeros_like(seen.prediction)
-    if seen.box is None:
-        return {"lost": Found(0.0, where), "short": Found(0.0, where), "fading": _fading(seen)}
+    nothing = Found(0.0, np.zeros_like(seen.prediction))
     if not seen.areas.any():
-        return {"lost": Found(1.0, where), "short": Found(1.0, where), "fading": Found(1.0, where)}
-    shares = [_unreached(seen, axis) for axis in range(3)]
+        gone = Found(float(seen.box is not None), nothing.where)
+        return {"lost": gone, "short": gone, "fading": nothing, "waning": nothing, "ragged": nothing}
+    shares = [_unreached(seen, axis) for axis in range(3)] if seen.box is not None else [0.0, 0.0, 0.0]
+    fading = _fading(seen)
     return {
         "lost": Found(shares[0] if seen.is_long else 0.0, seen.prediction),
         "short": Found(max(shares[1:]), seen.prediction),
-        "fading": _fading(seen),
+        "fading": fading if seen.is_long else nothing,
+        "waning": nothing if seen.is_long else fading,
+        "ragged": _ragged(seen),
     }
+
+
+def _ragged(seen: Seen) -> Found:
+    low, high = seen.ends
+    mask = seen.prediction[low:high]
+    areas = seen.areas[low:high].astype(float)
+    rows = np.abs(np.diff(mask.astype(np.int8), axis=1)).sum(axis=(1, 2))
+    columns = np.abs(np.diff(mask.astype(np.int8), axis=2)).sum(axis=(1, 2))
+    compact = 4 * np.pi * areas / np.maximum(rows + columns, 1).astype(float) ** 2
+    start = (len(areas) - 1) / 2 if seen.start is None else seen.start - low
+    away = np.arange(len(areas)) - start
+    falls, where = [0.0], np.zeros_like(seen.prediction)
+    for side in (-1, 1):
+        order = np.argsort(np.abs(away) + np.where(away * side >= 0, 0, len(areas)), kind="stable")
+        order = order[: int((away * side >= 0).sum())]
+        n = len(order) // 3
+        if n and areas[order[-n:]].sum() and areas[order[:n]].sum():
+            near, far = (np.average(compact[part], weights=areas[part]) for part in (order[:n], order[-n:]))
+            if near - far > max(falls):
+                where[:] = False
+                where[low + order[-n:]] = mask[order[-n:]]
+            falls.append(float(near - far))
+    return Found(max(falls), where)
 
 
 def _fall(hits: Array, areas: Array, away: Array, side: int) -> float:
@@ -81,7 +110,11 @@ def _unreached(seen: Seen, axis: int) -> float:
     """Share of the box along an axis that the mask's own box does not cover."""
     assert seen.box is not None
     others = tuple(a for a in range(3) if a != axis)
-    low, high = ends_of(seen.prediction.any(axis=others))
+    mask = seen.prediction
+    if not seen.is_long and axis:  # a box on one slice says how large the target is there
+        i = int(seen.box[0, 0])
+        mask = mask[i : i + 1] if 0 <= i < len(mask) else mask[:0]
+    low, high = ends_of(np.asarray(mask.any(axis=others)))
     a, b = (int(v) for v in seen.box[:, axis])
     return 1 - max(0, min(high, b) - max(low, a)) / max(1, b - a)
 

@@ -37,7 +37,8 @@ def without(seen: Seen) -> dict[str, Found]:
     """Components of the mask alone.
 
     Returns:
-        astray: share of the mask in components that do not touch the prompt's boxes (their hull); 0 without a box.
+        astray: share of the mask in components that do not touch a box over several slices; 0 without one.
+        aside: share in components that lie beside the rows and columns of a box on one slice; 0 without one.
         crumbs: share of the mask in components smaller than a tenth of the largest.
         pieces: logarithm of the number of components.
         rough: share of the mask that an opening with the 6 neighbours takes away: noise has no inside.
@@ -45,15 +46,18 @@ def without(seen: Seen) -> dict[str, Found]:
     labelled, sizes = seen.pieces
     if not len(sizes):
         nothing = Found(0.0, seen.prediction)
-        return dict.fromkeys(("astray", "crumbs", "pieces", "rough"), nothing)
+        return dict.fromkeys(("astray", "aside", "crumbs", "pieces", "rough"), nothing)
     total = float(sizes.sum())
     small = np.concatenate([[False], sizes < CRUMB * sizes.max()])
     crumbs = small[labelled]
     rest = np.concatenate([[False], sizes != sizes.max()])[labelled]
     opened = ndimage.binary_opening(seen.prediction)
     rough = seen.prediction & ~opened
+    away = _astray(seen, labelled, sizes)
+    none = Found(0.0, np.zeros_like(crumbs))
     return {
-        "astray": _astray(seen, labelled, sizes),
+        "astray": away if seen.is_long else none,
+        "aside": none if seen.is_long else away,
         "crumbs": Found(float(crumbs.sum()) / total, crumbs),
         "pieces": Found(float(np.log(len(sizes))), rest),
         "rough": Found(float(rough.sum()) / total, rough),

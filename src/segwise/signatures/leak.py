@@ -7,13 +7,13 @@ The components without a reference are our own.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
-from scipy import ndimage
 
 from segwise.geometry import Array
-from segwise.signatures.look import Found, Seen
+from segwise.signatures.look import Found, Seen, ends_of
 
-AROUND = 0.1  # of the box's size on each side, and at least one voxel: the prompt's neighbourhood
+WIDER = 0.25  # of the size of a box on one slice, on each side: how far the target may reach on other slices
 
 
 def with_reference(seen: Seen) -> dict[str, Found]:
@@ -40,70 +40,80 @@ def without(seen: Seen) -> dict[str, Found]:
     """Components from the mask and its prompt.
 
     Returns:
-        beyond: share of the mask outside the neighbourhood of the prompt's boxes within the slices (their hull, widened
-            by a tenth of its size); 0 without a box.
-        filled: share of the box that the mask fills; most organs fill half. 0 without a box over several slices.
-        bulge: share of a slice's area that neither of the slices two further on both sides has, in the worst slice with
-            three more on each side: a leak appears at once, an organ widens over several slices.
-        lobes: share of the mask behind necks: what an opening cuts off as a piece of its own.
+        beyond: share of the mask outside the rows and columns of a box over several slices.
+        over: by how much the mask sticks out of that box, mean of its four sides within the slices, in its sizes.
+        filled: share of that box that the mask fills; most organs fill half.
+        slice: share of the mask outside the box on the one slice that it was drawn on.
+        wide: share of the mask outside that slice's box, widened by a quarter of its size, on any slice.
+        burst: area that appears from one slice to the next further than two voxels (and than the slices are apart) from
+            what was there, in mean areas, the most over both directions: organs widen, leaks open.
+        The first three are 0 without a box over several slices, the next two without a box on one slice.
     """
     nothing = np.zeros_like(seen.prediction)
-    found = {"beyond": Found(0.0, nothing), "filled": Found(0.0, nothing)}
+    found = dict.fromkeys(("beyond", "over", "filled", "slice", "wide"), Found(0.0, nothing))
     total = int(seen.areas.sum())
     if seen.box is not None and total:
-        out = seen.prediction & ~_neighbourhood(seen)
-        found["beyond"] = Found(float(out.sum()) / total, out)
-        if seen.is_long:
-            inside = _cut(seen, seen.box)
-            found["filled"] = Found(float(inside.sum()) / float(np.prod(seen.box[1] - seen.box[0])), seen.prediction)
-    return found | {"bulge": _bulge(seen), "lobes": _lobes(seen)}
+        found |= _long(seen, total) if seen.is_long else _flat(seen, total)
+    return found | {"burst": _burst(seen)}
 
 
-def _neighbourhood(seen: Seen) -> Array:
-    """bool [1, H, W]: rows and columns near the box."""
+def _long(seen: Seen, total: int) -> dict[str, Found]:
     assert seen.box is not None
+    out = seen.prediction & ~_column(seen, 0.0)
     size = seen.box[1] - seen.box[0]
-    more = np.maximum(1, np.ceil(AROUND * size)).astype(int)
-    shape = seen.prediction.shape
-    near = np.zeros((1, *shape[1:]), dtype=bool)
-    low = np.clip(seen.box[0] - more, 0, shape)
-    high = np.clip(seen.box[1] + more, 0, shape)
+    over = []
+    for axis in (1, 2):
+        low, high = ends_of(np.asarray(seen.prediction.any(axis=(0, 3 - axis))))
+        over += [max(0, int(seen.box[0, axis]) - low) / size[axis], max(0, high - int(seen.box[1, axis])) / size[axis]]
+    low, high = np.clip(seen.box, 0, seen.prediction.shape)
+    inside = seen.prediction[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    return {
+        "beyond": Found(float(out.sum()) / total, out),
+        "over": Found(float(np.mean(over)), out),
+        "filled": Found(float(inside.sum()) / float(np.prod(size)), seen.prediction),
+    }
+
+
+def _flat(seen: Seen, total: int) -> dict[str, Found]:
+    assert seen.box is not None
+    wide = seen.prediction & ~_column(seen, WIDER)
+    there = np.zeros_like(seen.prediction)
+    i = int(seen.box[0, 0])
+    if 0 <= i < len(there):
+        there[i] = seen.prediction[i] & ~_column(seen, 0.0)[0]
+    share = float(there.sum()) / max(1.0, float(seen.areas[i])) if 0 <= i < len(there) else 0.0
+    return {"slice": Found(share, there), "wide": Found(float(wide.sum()) / total, wide)}
+
+
+def _column(seen: Seen, more: float) -> Array:
+    """bool [1, H, W]: the rows and columns of the box, widened by a share of its size on each side."""
+    assert seen.box is not None
+    shape = np.array(seen.prediction.shape)
+    wider = np.ceil(more * (seen.box[1] - seen.box[0])).astype(int)
+    near = np.zeros((1, *seen.prediction.shape[1:]), dtype=bool)
+    low, high = np.clip(seen.box[0] - wider, 0, shape), np.clip(seen.box[1] + wider, 0, shape)
     near[:, low[1] : high[1], low[2] : high[2]] = True
     return near
 
 
-def _cut(seen: Seen, box: Array) -> Array:
-    low, high = np.clip(box, 0, seen.prediction.shape)
-    return seen.prediction[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-
-
-def _bulge(seen: Seen) -> Found:
-    mask, areas = seen.prediction, seen.areas
-    where = np.zeros_like(mask)
-    if len(mask) < 7:
+def _burst(seen: Seen) -> Found:
+    where = np.zeros_like(seen.prediction)
+    low, high = seen.ends
+    if high - low < 4:
         return Found(0.0, where)
-    fresh = mask[2:-2] & ~mask[4:] & ~mask[:-4]
-    share = fresh.sum(axis=(1, 2)) / np.maximum(areas[2:-2], 1)
-    share[areas[2:-2] < 0.2 * areas.max()] = 0
-    worst = float(share.max())
-    at = np.flatnonzero(share == worst) if worst else []
-    for i in at:
-        where[i + 2] = fresh[i]
+    mask, areas = seen.prediction[low:high], seen.areas[low:high]
+    reach = max(2, round(seen.spacing_mm[0] / min(seen.spacing_mm[1:])))
+    round_ = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1]) <= reach + 0.5
+    wider = np.stack([cv2.dilate(one.astype(np.uint8), round_.astype(np.uint8)) for one in mask]).astype(bool)
+    large = areas >= 0.3 * np.median(areas[areas > 0])
+    up = (mask[1:] & ~wider[:-1]) & large[:-1, None, None]
+    down = (mask[:-1] & ~wider[1:]) & large[1:, None, None]
+    worst = 0.0
+    for fresh, shift in ((up, 1), (down, 0)):
+        by_slice = fresh.sum(axis=(1, 2)) / areas[areas > 0].mean()
+        i = int(by_slice.argmax())
+        if by_slice[i] > worst:
+            worst = float(by_slice[i])
+            where[:] = False
+            where[low + i + shift] = fresh[i]
     return Found(worst, where)
-
-
-def _lobes(seen: Seen) -> Found:
-    """What falls off when the mask is eroded by a fifth of its greatest depth, grown back without meeting again."""
-    import edt
-
-    mask = seen.prediction
-    if not mask.any():
-        return Found(0.0, mask)
-    depth = edt.edt(np.ascontiguousarray(mask), anisotropy=seen.spacing_mm, parallel=1)
-    cores, n = ndimage.label(depth > 0.35 * depth.max())
-    if n < 2:
-        return Found(0.0, np.zeros_like(mask))
-    sizes = np.bincount(cores.ravel())[1:]
-    main = int(sizes.argmax()) + 1
-    other = (cores > 0) & (cores != main)
-    return Found(float(other.sum()) / float(sizes.sum()), other)

@@ -28,7 +28,7 @@ class Seen:
         box: int64 [2, 3], half-open hull of the prompt's boxes in the cut's indices (it may reach beyond the cut), or
             None if the prompt has no box.
         is_long: the hull of the boxes spans more than one slice, so that it tells where the target ends.
-        start: where the prompt lies along the axis, in the cut's indices: the middle of the boxes' hull; None without a box.
+        start: where the prompt lies along the axis, in the cut's indices: the middle of the hull; None without a box.
         spacing_mm: between slices, rows and columns.
         axis: of the file's array that the slices lie along.
         low: [3] index of the cut's first voxel in the moved array.

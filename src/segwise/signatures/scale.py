@@ -10,16 +10,23 @@ from collections.abc import Mapping
 Scales = Mapping[str, Mapping[str, float]]  # signature -> component -> value that counts as 1
 
 REFERENCE: Scales = {
-    "leak": {"outside": 1.0, "excess": 1.0},
-    "discontinuity": {"gaps": 1.0, "holes": 1.0, "odd": 1.0, "jitter": 1.0, "steps": 1.0, "stairs": 1.0},
-    "hallucination": {"apart": 1.0},
-    "overrun": {"past": 1.0, "volume": 1.0},
-    "decay": {"lost": 1.0, "falling": 1.0},
+    "leak": {"outside": 0.0744, "excess": 0.174},
+    "discontinuity": {
+        "gaps": 0.0697,
+        "holes": 0.0115,
+        "odd": 0.0549,
+        "stairs": 0.0696,
+        "jitter": 0.667,
+        "steps": 0.276,
+    },
+    "hallucination": {"apart": 0.005},
+    "overrun": {"past": 0.143, "volume": 0.0512},
+    "decay": {"lost": 0.005, "falling": 0.379},
 }
 BLIND: Scales = {
-    "leak": {"beyond": 1.0, "filled": 1.0, "bulge": 1.0, "lobes": 1.0},
-    "discontinuity": {"gaps": 1.0, "holes": 1.0, "odd": 1.0, "jitter": 1.0, "steps": 1.0, "stairs": 1.0},
-    "hallucination": {"astray": 1.0, "crumbs": 1.0, "pieces": 1.0, "rough": 1.0},
-    "overrun": {"past": 1.0, "volume": 1.0, "tail": 1.0},
-    "decay": {"lost": 1.0, "short": 1.0, "fading": 1.0},
+    "leak": {"beyond": 0.406, "over": 0.188, "filled": 0.516, "slice": 0.75, "wide": 0.746, "burst": 0.829},
+    "discontinuity": {"odd": 0.248, "stairs": 0.182, "gaps": 0.0556, "holes": 0.045, "jitter": 1.02, "steps": 0.917},
+    "hallucination": {"astray": 0.005, "aside": 0.484, "crumbs": 0.0685, "pieces": 1.39, "rough": 0.919},
+    "overrun": {"past": 0.227, "volume": 0.151, "tail": 0.5},
+    "decay": {"lost": 0.0833, "short": 0.444, "fading": 0.806, "waning": 0.767, "ragged": 0.43},
 }

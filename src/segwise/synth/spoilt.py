@@ -1,7 +1,7 @@
 """Masks spoilt in named ways and five levels, with known truth: on these the failure signatures are calibrated.
 
 Every kind is a pure function of a mask, a level and a seed. Level 1 is what a reader would just notice, level 5 what
-nobody overlooks. `wobble` is no failure: the outline of a good answer, off by half a voxel here and there.
+nobody overlooks. `wobble` is no failure: the outline of a good answer, off by a voxel here and there.
 """
 
 from __future__ import annotations
@@ -75,10 +75,14 @@ def spoil(target: Mask, kind: str, *, level: int, seed: int) -> Array:
 
 
 def wobble(target: Mask, level: int, rng: np.random.Generator) -> Array:
-    """The outline moved in and out by up to half a voxel, smoothly: what two good readers differ by."""
+    """The outline moved in and out, smoothly, by a third of a voxel a level (a tenth of the radius where that is less).
+
+    Levels 1 to 3 are what good readers differ by.
+    """
     out = ndimage.distance_transform_edt(~target.mask) - ndimage.distance_transform_edt(target.mask)
     field = smooth(target.mask.shape, rng, scale=(2.0, 4.0, 4.0))
-    return np.asarray(out + 0.35 * field < 0.1)
+    step = min(0.35, 0.1 * target.radius_mm / max(target.spacing_mm[1:]))
+    return np.asarray(out + step * level * field < 0.1)
 
 
 def dilation(target: Mask, level: int, rng: np.random.Generator) -> Array:
@@ -140,7 +144,7 @@ def elsewhere(target: Mask, level: int, rng: np.random.Generator) -> Array:
 
 
 def noise(target: Mask, level: int, rng: np.random.Generator) -> Array:
-    """Specks all over the field of view, one voxel to a few, 8 % of the target's volume a level (20 voxels at least)."""
+    """Specks all over the field of view, 8 % of the target's volume a level (20 voxels at least)."""
     grain = ndimage.gaussian_filter(rng.normal(size=target.mask.shape), 0.6)
     grain[target.away() <= 2 * max(target.spacing_mm)] = -np.inf
     n = min(int(0.08 * level * target.mask.sum()) + 20, int(np.isfinite(grain).sum()) // 8 + 1)

@@ -59,7 +59,7 @@ def dropped(target: Sliced, level: int, rng: np.random.Generator) -> Array:
 
 
 def holes(target: Sliced, level: int, rng: np.random.Generator) -> Array:
-    """A hole in 15 % of the slices a level, of two fifths of the depth of the slice at its place and up to all of it."""
+    """A hole in 15 % of the slices a level, of 40 to 80 % of the depth of the slice at its place."""
     low, high = target.ends
     found = target.mask.copy()
     for i in range(low, high):
@@ -118,7 +118,7 @@ def tail(target: Sliced, level: int, rng: np.random.Generator) -> Array:
 
 
 def runaway(target: Sliced, level: int, rng: np.random.Generator) -> Array:
-    """Past one end the mask goes on, drifts to one side by 8 % of its radius a slice and grows by a third of a voxel."""
+    """Past one end the mask goes on, drifts by 8 % of its radius a slice and grows by a third of a voxel."""
     return _past(target, level, rng, drift=0.08, growth=0.33)
 
 
@@ -135,7 +135,7 @@ def _past(target: Sliced, level: int, rng: np.random.Generator, *, drift: float,
         reach = drift * (i - seed) * target.radius_mm / target.spacing_mm[1]
         grown = out <= growth * (i - seed)
         found[i] |= moved(grown, round(reach * np.sin(angle)), round(reach * np.cos(angle)))
-    return found if forth else found[::-1].copy()
+    return np.asarray(found if forth else found[::-1].copy())
 
 
 def _distance(target: Sliced) -> Array:
