@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from segwise.synth import spoilt
 
 CALIBRATES = ("dilation", "bleed", "jitter", "holes", "dropped", "islands", "tail", "shrinking")  # the other kinds test
 PROMPTERS = ("box3d", "box2d")
+UNASKED = ("discontinuity",)  # does not look at the prompt
 N_GOOD = 3  # wobbles of each mask
 LEVELS = (1, 3, 5)
 SPECIFICITY = 0.95  # of a signature on good masks for calibration
@@ -42,17 +43,17 @@ def measured(structure: Structure) -> Iterator[Row]:
         seed = int.from_bytes(f"{structure.case}{structure.name}{kind}{level}".encode(), "little") % 2**32
         row = {"case": structure.case, "name": structure.name, "kind": kind, "level": level}
         row["dsc"] = float(2 * (mask & structure.target.mask).sum() / (mask.sum() + structure.target.mask.sum()))
-        for prompter in PROMPTERS:
-            seen = look.look(structure.pair(mask, prompter, seed), plane="axial")
-            row[prompter] = _values(seen, blind=True)
-            if prompter == PROMPTERS[0]:
-                row["reference"] = _values(seen, blind=False)
+        first, *others = (look.look(structure.pair(mask, p, seed), plane="axial") for p in PROMPTERS)
+        row["reference"] = {name: _values(module.with_reference(first)) for name, module in judge.SIGNATURES.items()}
+        row[PROMPTERS[0]] = {name: _values(module.without(first)) for name, module in judge.SIGNATURES.items()}
+        for prompter, seen in zip(PROMPTERS[1:], others, strict=True):
+            asked = {n: _values(module.without(seen)) for n, module in judge.SIGNATURES.items() if n not in UNASKED}
+            row[prompter] = row[PROMPTERS[0]] | asked
         yield row
 
 
-def _values(seen: look.Seen, *, blind: bool) -> dict[str, dict[str, float]]:
-    found = judge.components(seen, blind=blind)
-    return {name: {key: round(one.value, 5) for key, one in parts.items()} for name, parts in found.items()}
+def _values(found: Mapping[str, look.Found]) -> dict[str, float]:
+    return {key: round(one.value, 5) for key, one in found.items()}
 
 
 def _masks(structure: Structure) -> Iterator[tuple[str, int, Array]]:

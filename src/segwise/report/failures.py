@@ -32,6 +32,7 @@ SAID = {  # component -> what was found, with its value
     "gaps": "{:.0%} of its slices empty in between",
     "holes": "holes of {:.0%} of its area",
     "odd": "{:.0%} of it disagrees with both neighbouring slices",
+    "detour": "slices go back and forth ({:.0%} of their area)",
     "jitter": "slices jump by {:.2f} radii",
     "steps": "area jumps (log ratio {:.2f} a slice)",
     "stairs": "{:.0%} of its slices repeat the one before",

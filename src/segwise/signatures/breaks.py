@@ -23,6 +23,8 @@ def with_reference(seen: Seen) -> dict[str, Found]:
         gaps: share of the reference's slices that are empty although slices on both sides are painted.
         holes: share of the mask's area: enclosed holes where the reference is.
         odd: share of the mask that disagrees with both neighbouring slices, less that of the reference.
+        detour: how much further (in 1 - DSC) two slices are apart by way of the one between them, by area, less that of
+            the reference: slices that change in one direction make no detour.
         jitter: mean second difference of the centroid's distance from the reference's centroid, in mean radii.
         steps: mean difference between slices of log (area / area of the reference).
         stairs: share of neighbouring slices that hardly differ although others around them do, less the reference's.
@@ -38,7 +40,7 @@ def with_reference(seen: Seen) -> dict[str, Found]:
     holes = _holes(seen.prediction) & seen.reference
     found = {"gaps": Found(float(lost.any(axis=(1, 2)).sum()) / n, lost)}
     found["holes"] = Found(float(holes.sum()) / max(1, int(seen.areas.sum())), holes)
-    for name in ("odd", "stairs"):
+    for name in ("odd", "stairs", "detour"):
         found[name] = Found(max(0.0, own[name].value - base[name].value), own[name].where)
     both = (seen.areas >= LEAST) & (seen.reference_areas >= LEAST)
     shift = _centroids(seen.prediction, both) - _centroids(seen.reference, both)
@@ -52,7 +54,7 @@ def with_reference(seen: Seen) -> dict[str, Found]:
 
 
 def without(seen: Seen) -> dict[str, Found]:
-    """The same from the mask alone: gaps, holes, odd, jitter, stairs, and steps as second differences of log area."""
+    """The same from the mask alone; steps are the second differences of log area."""
     mask, areas = seen.prediction, seen.areas
     low, high = seen.ends
     empty = np.zeros(len(areas), dtype=bool)
@@ -72,12 +74,12 @@ def without(seen: Seen) -> dict[str, Found]:
 
 
 def _signs(mask: Array) -> dict[str, Found]:
-    """odd and stairs of a mask."""
+    """odd, stairs and detour of a mask."""
     low, high = ends_of(mask.sum(axis=(1, 2)))
     inner = mask[low:high]
     where = np.zeros_like(mask)
     if len(inner) < 4 or not inner.any():
-        return {"odd": Found(0.0, where), "stairs": Found(0.0, where)}
+        return dict.fromkeys(("odd", "stairs", "detour"), Found(0.0, where))
     before, here, after = inner[:-2], inner[1:-1], inner[2:]
     odd = (here & ~before & ~after) | (~here & before & after)
     where[low + 1 : high - 1] = odd
@@ -86,7 +88,20 @@ def _signs(mask: Array) -> dict[str, Found]:
     change = 1 - 2 * common / np.maximum(areas[1:] + areas[:-1], 1)  # [n - 1]
     still = _still(change)
     found = Found(float(still.mean()), _at(mask, still.astype(float), low))
-    return {"odd": Found(float(odd.sum()) / float(inner.sum()), where), "stairs": found}
+    return {
+        "odd": Found(float(odd.sum()) / float(inner.sum()), where),
+        "stairs": found,
+        "detour": _detour(mask, low, high),
+    }
+
+
+def _detour(mask: Array, low: int, high: int) -> Found:
+    inner = mask[low:high]
+    areas = inner.sum(axis=(1, 2)).astype(float)
+    near = 1 - 2 * (inner[1:] & inner[:-1]).sum(axis=(1, 2)) / np.maximum(areas[1:] + areas[:-1], 1)
+    far = 1 - 2 * (inner[2:] & inner[:-2]).sum(axis=(1, 2)) / np.maximum(areas[2:] + areas[:-2], 1)
+    more = np.maximum(0, near[1:] + near[:-1] - far) * (far < 0.9)  # beyond, slices no longer overlap in any case
+    return Found(float((more * areas[1:-1]).sum()) / max(1.0, float(areas[1:-1].sum())), _at(mask, more, low))
 
 
 def _still(change: Array) -> Array:

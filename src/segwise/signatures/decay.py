@@ -107,7 +107,7 @@ def _fall(hits: Array, areas: Array, away: Array, side: int) -> float:
 
 
 def _unreached(seen: Seen, axis: int) -> float:
-    """Share of the box along an axis that the mask's own box does not cover."""
+    """Share of the box along an axis beyond the mask's own box at either end, its faces as loose as drawn ones are."""
     assert seen.box is not None
     others = tuple(a for a in range(3) if a != axis)
     mask = seen.prediction
@@ -116,7 +116,8 @@ def _unreached(seen: Seen, axis: int) -> float:
         mask = mask[i : i + 1] if 0 <= i < len(mask) else mask[:0]
     low, high = ends_of(np.asarray(mask.any(axis=others)))
     a, b = (int(v) for v in seen.box[:, axis])
-    return 1 - max(0, min(high, b) - max(low, a)) / max(1, b - a)
+    loose, size = seen.loose(axis), max(1, b - a)
+    return min(1.0, max(0, min(low, b) - a - loose) / size + max(0, b - max(high, a) - loose) / size)
 
 
 def _fading(seen: Seen) -> Found:

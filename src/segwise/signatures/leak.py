@@ -47,7 +47,8 @@ def without(seen: Seen) -> dict[str, Found]:
         wide: share of the mask outside that slice's box, widened by a quarter of its size, on any slice.
         burst: area that appears from one slice to the next further than two voxels (and than the slices are apart) from
             what was there, in mean areas, the most over both directions: organs widen, leaks open.
-        The first three are 0 without a box over several slices, the next two without a box on one slice.
+        Outside begins where a loosely drawn face could be (`LOOSE_MM`). The first three are 0 without a box over
+        several slices, the next two without a box on one slice.
     """
     nothing = np.zeros_like(seen.prediction)
     found = dict.fromkeys(("beyond", "over", "filled", "slice", "wide"), Found(0.0, nothing))
@@ -64,7 +65,8 @@ def _long(seen: Seen, total: int) -> dict[str, Found]:
     over = []
     for axis in (1, 2):
         low, high = ends_of(np.asarray(seen.prediction.any(axis=(0, 3 - axis))))
-        over += [max(0, int(seen.box[0, axis]) - low) / size[axis], max(0, high - int(seen.box[1, axis])) / size[axis]]
+        first, last = int(seen.box[0, axis]) - seen.loose(axis), int(seen.box[1, axis]) + seen.loose(axis)
+        over += [max(0, first - low) / size[axis], max(0, high - last) / size[axis]]
     low, high = np.clip(seen.box, 0, seen.prediction.shape)
     inside = seen.prediction[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     return {
@@ -86,10 +88,11 @@ def _flat(seen: Seen, total: int) -> dict[str, Found]:
 
 
 def _column(seen: Seen, more: float) -> Array:
-    """bool [1, H, W]: the rows and columns of the box, widened by a share of its size on each side."""
+    """bool [1, H, W]: rows and columns of the box, its faces as loose as drawn ones are, and a share of its size."""
     assert seen.box is not None
     shape = np.array(seen.prediction.shape)
-    wider = np.ceil(more * (seen.box[1] - seen.box[0])).astype(int)
+    loose = np.array([seen.loose(axis) for axis in range(3)])
+    wider = loose + np.ceil(more * (seen.box[1] - seen.box[0])).astype(int)
     near = np.zeros((1, *seen.prediction.shape[1:]), dtype=bool)
     low, high = np.clip(seen.box[0] - wider, 0, shape), np.clip(seen.box[1] + wider, 0, shape)
     near[:, low[1] : high[1], low[2] : high[2]] = True

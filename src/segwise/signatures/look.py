@@ -15,6 +15,7 @@ from segwise.pair import Pair
 
 PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}  # slices, rows, columns
 TOLERANCE_MM = 2.0  # how far beyond the reference still counts as its border; at least one voxel in the slice
+LOOSE_MM = 3.0  # how far a face of a drawn box may be off; at least one voxel
 TOUCHING = np.ones((3, 3, 3), dtype=bool)  # 26 neighbours
 
 
@@ -64,6 +65,10 @@ class Seen:
     def reference_ends(self) -> tuple[int, int]:
         """The same of the reference."""
         return ends_of(self.reference_areas)
+
+    def loose(self, axis: int) -> int:
+        """Voxels along an axis that a face of the prompt's box may be off."""
+        return max(1, round(LOOSE_MM / self.spacing_mm[axis]))
 
     @cached_property
     def pieces(self) -> tuple[Array, Array]:

@@ -38,8 +38,8 @@ def without(seen: Seen) -> dict[str, Found]:
     """Components of the mask and its prompt.
 
     Returns:
-        past: slices painted beyond the prompt's range, in its extents, the worse of the two ends; 0 unless boxes span
-            several slices.
+        past: slices painted beyond the prompt's range (its ends as loose as `LOOSE_MM`), in its extents, the worse of
+            the two ends; 0 unless boxes span several slices.
         volume: their volume as a share of the mask.
         tail: share of the mask's slices in the longest run at an end over which area and outline hardly change.
     """
@@ -47,7 +47,8 @@ def without(seen: Seen) -> dict[str, Found]:
     found = {"past": Found(0.0, where), "volume": Found(0.0, where)}
     if seen.is_long and seen.box is not None and seen.areas.any():
         n = int(seen.box[1, 0] - seen.box[0, 0])
-        low, high = (int(v) for v in np.clip(seen.box[:, 0], 0, len(seen.areas)))
+        ends = seen.box[0, 0] - seen.loose(0), seen.box[1, 0] + seen.loose(0)
+        low, high = (int(v) for v in np.clip(ends, 0, len(seen.areas)))
         where[:low], where[high:] = seen.prediction[:low], seen.prediction[high:]
         n_past = max(int((seen.areas[:low] > 0).sum()), int((seen.areas[high:] > 0).sum()))
         found = {

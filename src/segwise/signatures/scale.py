@@ -15,6 +15,7 @@ REFERENCE: Scales = {
         "gaps": 0.0697,
         "holes": 0.0115,
         "odd": 0.0549,
+        "detour": 1.0,
         "stairs": 0.0696,
         "jitter": 0.667,
         "steps": 0.276,
@@ -25,7 +26,15 @@ REFERENCE: Scales = {
 }
 BLIND: Scales = {
     "leak": {"beyond": 0.406, "over": 0.188, "filled": 0.516, "slice": 0.75, "wide": 0.746, "burst": 0.829},
-    "discontinuity": {"odd": 0.248, "stairs": 0.182, "gaps": 0.0556, "holes": 0.045, "jitter": 1.02, "steps": 0.917},
+    "discontinuity": {
+        "odd": 0.248,
+        "detour": 1.0,
+        "stairs": 0.182,
+        "gaps": 0.0556,
+        "holes": 0.045,
+        "jitter": 1.02,
+        "steps": 0.917,
+    },
     "hallucination": {"astray": 0.005, "aside": 0.484, "crumbs": 0.0685, "pieces": 1.39, "rough": 0.919},
     "overrun": {"past": 0.227, "volume": 0.151, "tail": 0.5},
     "decay": {"lost": 0.0833, "short": 0.444, "fading": 0.806, "waning": 0.767, "ragged": 0.43},
