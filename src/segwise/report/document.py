@@ -32,6 +32,7 @@ from segwise.report import (
     words,
 )
 from segwise.report.by_slice import by_slice
+from segwise.report.failures import failures
 from segwise.report.gather import Arm, Gathered, gather, total_seconds
 from segwise.report.markup import details, e, listing, note
 from segwise.report.overlay import Crops
@@ -192,6 +193,7 @@ def _sections(
         ("cost", "Seconds and memory", _cost(gathered, first, place)),
         ("spread", "All single results", _spread(gathered, first) if first else ""),
         ("slices", "Slice by slice", by_slice(gathered, place, crops)),
+        ("failures", "How they fail", failures(gathered, place, crops)),
         ("worst", "Worst results", worst(gathered, ranked, crops)),
         ("published", "Published figures", published.section(gathered)),
         ("missing", "Not counted", about.not_counted(gathered, place)),
