@@ -170,10 +170,8 @@ def main() -> None:
 
 def one(spec: str, given: argparse.Namespace, data: Path, test: list, arms: dict) -> None:
     """Train a model, or take the one that is there, and test it and its start."""
-    out = (
-        given.out
-        / f"{spec.replace('(', '-').replace(')', '').replace('=', '').replace('+', '-')}{'-exchanged' * given.exchanged}"
-    )
+    plain = spec.translate(str.maketrans({"(": "-", "+": "-", ")": None, "=": None}))  # a path with + would be a spec
+    out = given.out / f"{plain}{'-exchanged' * given.exchanged}"
     _, cases = inventory.find(data)
     subjects = [case.subject for case in sorted(cases, key=lambda case: case.id)]
     who = Who(data=data, targets=ORGANS, left_out=tuple(subjects[LEARNED + CURVE :]))
