@@ -150,6 +150,11 @@ def test_somebody_who_has_none_of_the_targets_is_left_out_already(tmp_path, monk
         api.specialist(SMALL, replace(who, left_out=("person9",)), tmp_path / "other", Budget(steps=1))
 
 
+def test_a_folder_that_no_spec_can_name_is_refused_at_once(data, tmp_path):
+    with pytest.raises(SpecError, match=r"has \+ in its path"):
+        api.specialist(SMALL, Who(data=data), tmp_path / "unet+more", Budget(steps=1))
+
+
 @pytest.mark.parametrize("words", [("pretrain", "unetr"), ("distill", "sam(size=nano)")])
 def test_learning_without_labels_keeps_to_one_modality(data, tmp_path, words):
     code, said = cli(*words, data, "-o", tmp_path / "out", "--modality", "CT")

@@ -252,7 +252,10 @@ def cases_of(who: Who, out: Path) -> Chosen:
 
     Raises:
         DatasetError: nothing can be read. TrainingError: nobody to train on, no such structure, or another split there.
+        SpecError: no spec can name the folder.
     """
+    if strange := sorted({c for c in str(out) if c in "+()"}):
+        raise SpecError(f"{out} has {' '.join(strange)} in its path, which stand for more than a name in -m; rename it")
     everything = inventory.find(who.data, who.layout)[1]
     cases = splits.usable(everything, targets=who.targets, modality=who.modality)
     others = set(splits.subjects(everything)) - set(splits.subjects(cases))  # left out by having none of the targets
