@@ -22,7 +22,7 @@ from pyarrow import parquet
 
 from segwise import anatomy
 from segwise.errors import FileError
-from segwise.evidence.schema import TABLES, checked
+from segwise.evidence.schema import TABLES, checked, prompt_kind
 
 OUT = Path(__file__).parent.parent / "src" / "segwise" / "evidence" / "survey"
 ARROW = {"text": pyarrow.string(), "int": pyarrow.int64(), "number": pyarrow.float64(), "flag": pyarrow.bool_()}
@@ -38,14 +38,6 @@ SPLITS = (  # how a setting says on which cases a figure was measured; {} is the
 EDITION = re.compile(r"^(AMOS 2022|FeTA 2021|FLARE 2021|FLARE23|KiTS23|BraTS 2021|ToothFairy 2023|MRI only)\b")
 MIXED = re.compile(
     r"^mean (?:of|over) ((?:BraTS\d{4} and BraTS\d{4})|(?:BraTS2023 .*)|(?:.*\bCT\b.*\bMRI\b.*)|(?:MRI .* and CT .*))"
-)
-PROMPTS = (
-    ("point", "point"),
-    ("click", "point"),
-    ("box", "box"),
-    ("text", "text"),
-    ("example", "examples"),
-    ("none", "none"),
 )
 
 
@@ -103,7 +95,7 @@ def number(text: str, kind: str) -> Any:
 
 def told(row: Mapping[str, Any], only: Mapping[str, str]) -> dict[str, Any]:
     """A result with what its setting, note, prompt and target say, in columns of their own."""
-    setting, note, prompt = row["setting"] or "", row["note"] or "", row["prompt"] or ""
+    setting, note = row["setting"] or "", row["note"] or ""
     original = row["source"].partition("original: ")[2].partition(" (")[0]  # what follows is the paper's title
     if original == "not given":
         original = f"not given, {row['model_id']} on {row['dataset_id']}"
@@ -117,7 +109,7 @@ def told(row: Mapping[str, Any], only: Mapping[str, str]) -> dict[str, Any]:
     return {
         **row,
         "structure": only.get(row["dataset_id"]) if mean else anatomy.resolve(row["target"]).name,
-        "prompt_kind": next((kind for word, kind in PROMPTS if word in prompt), None),
+        "prompt_kind": prompt_kind(row["prompt"]),
         "split": splits[0].format(re.split(r" table| main| supp| fine| as in|,", printed_in)[0]) if splits else None,
         "edition": editions(edition[0]) if edition else None,
         "definition": definition,

@@ -169,8 +169,8 @@ def test_claims_can_reach_no_file(base, tmp_path):
 
 
 def test_rows_of_ones_own_join_the_base(tmp_path):
-    base = open_base([toml(tmp_path / "mine.toml", **RESULT | {"value": 0.4321})])
-    rows = ask(base, "results", Filters(model="SAM", dataset="btcv", organ=("liver",))).rows
+    base = open_base([toml(tmp_path / "mine.toml", **RESULT | {"value": 0.4321, "prompt": "7 clicks"})])
+    rows = ask(base, "results", Filters(model="SAM", dataset="btcv", organ=("liver",), prompt="point")).rows
     assert 0.4321 in [row["value"] for row in rows]
     assert {row["structure"] for row in rows} == {"liver"}
 

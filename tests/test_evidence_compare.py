@@ -173,8 +173,17 @@ def test_a_run_enters_beside_published_rows_with_itself_as_reporter(tmp_path, ba
     assert own[0].reported_by == "run mine"
     found = beside([*own, *published(base, "btcv", ("liver",), "DSC")], dataset="btcv", target="liver", metric="DSC")
     assert all(row["rank"] is None for row in rows(found) if row["measured"])  # prompts differ, and the splits
-    assert found.differs[0]["split"] == "2 subjects of BTCV / 1 subject of BTCV"
+    assert re.fullmatch(r"2 subjects of BTCV, set \w{6} / 1 subject of BTCV, set \w{6}", found.differs[0]["split"])
     assert all("split" in how for how in found.differs)
+
+
+def test_runs_on_the_same_cases_are_ranked_and_those_on_as_many_others_are_not(tmp_path):
+    def own(name: str, model: str, case: str) -> Figure:
+        return of_run(folder(tmp_path / name, outcome(model, case=case, subject="one")), "liver", "DSC")[0]
+
+    figures = [own("first", "general", "a"), own("second", "special", "a"), own("third", "floor", "b")]
+    found = beside(figures, dataset="d", target="liver", metric="DSC")
+    assert [[figure.model for figure in group.figures] for group in found.groups] == [["general", "special"], ["floor"]]
 
 
 def test_a_surface_measure_names_its_metric_with_the_tolerance(tmp_path):
@@ -239,8 +248,8 @@ def test_citations_come_instead_of_rows():
 def test_compare_says_what_sets_groups_apart(tmp_path):
     run = folder(tmp_path / "mine", outcome("general", dataset="BTCV", dsc=(0.75,)))
     text = said("compare", "--dataset", "btcv", "--target", "liver", "--run", str(run))
-    assert re.search(r"^A +general +generalist +0\.75 +box2d +1 subject of BTCV +run mine", text, re.M)
-    assert "split (1 subject of BTCV / not stated)" in text
+    assert re.search(r"^A +general +generalist +0\.75 +box2d +1 subject of BTCV, set \w{6} +run mine", text, re.M)
+    assert re.search(r"split \(1 subject of BTCV, set \w{6} / not stated\)", text)
     found = json.loads(said("compare", "--dataset", "btcv", "-t", "liver", "--run", str(run), "--format", "json"))
     assert found["rows"][0]["measured"] is True
     assert found["differs_from_A"]["B"]["prompt"] == "box2d / none"

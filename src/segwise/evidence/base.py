@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from segwise.errors import FileError
-from segwise.evidence.schema import SQL, TABLES, all_checked
+from segwise.evidence.schema import SQL, TABLES, all_checked, prompt_kind
 
 # SAM and SAM 2 are what many of the survey's generalists are made of; it does not count them among its 48
 SURVEY_MODELS = (
@@ -133,9 +133,10 @@ def _add(base: Base, path: Path, name: str) -> None:
 
 
 def _completed(row: dict[str, Any]) -> dict[str, Any]:
-    """A result whose structure is its target and whose source is where it was printed, where it does not say."""
+    """A result with what follows from the rest: its structure, the kind of its prompt, and where it was printed."""
     structure = row["structure"] or (None if row["target"].startswith("mean") else row["target"])
-    return {**row, "structure": structure, "printed_in": row["printed_in"] or row["source"]}
+    kind = row["prompt_kind"] or prompt_kind(row["prompt"])
+    return {**row, "structure": structure, "prompt_kind": kind, "printed_in": row["printed_in"] or row["source"]}
 
 
 def _insert(base: Base, table: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -20,6 +20,15 @@ FAMILIES = ("generalist", "task-specific")
 LEVELS = ("F0", "F1", "F2", "F3", "F4", "none")
 
 
+_PROMPTS = {"point": "point", "click": "point", "box": "box", "text": "text", "example": "examples", "none": "none"}
+
+
+def prompt_kind(prompt: str | None) -> str | None:
+    """The kind of a prompt as stated: "2 clicks" is "point", "text (Grounding DINO box)" is "text"; None if unknown."""
+    found = {prompt.find(word): kind for word, kind in _PROMPTS.items() if word in prompt} if prompt else {}
+    return found[min(found)] if found else None
+
+
 @dataclass(frozen=True)
 class Column:
     """A column.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from segwise.errors import RunError
 from segwise.evidence.compare import Figure
 from segwise.evidence.schema import METRICS
 from segwise.records.run import Run
-from segwise.report.gather import Arm, Gathered, Item, gather
+from segwise.report.gather import Arm, Gathered, Item, Outcome, gather
 from segwise.report.markup import listing
 
 FAMILIES = {"specialist": "task-specific"}  # our word for it, and the survey's
@@ -57,11 +58,18 @@ def _items(arm: Arm, target: str) -> list[Item]:
     return sorted({o.item for o in arm.outcomes if o.status == "done" and target in ("mean", o.last.target)})
 
 
+def _set(outcomes: Iterable[Outcome]) -> str:
+    """Six digits that two runs share only if they scored the same cases and targets against the same references."""
+    told = sorted({str((*o.item, str(o.last.provenance.get("reference", "")))) for o in outcomes})
+    return hashlib.blake2b("\x1f".join(told).encode(), digest_size=3).hexdigest()
+
+
 def _figure(
     arm: Arm, items: Sequence[Item], value: float, metric: str, specs: Sequence[str], *, reporter: str
 ) -> Figure:
     chosen = set(items)
-    people = {o.person for o in arm.outcomes if o.item in chosen}
+    mine = [o for o in arm.outcomes if o.item in chosen and o.status == "done"]
+    people = {o.person for o in mine}
     targets = {item[2] for item in items}
     over = f" and {len(targets)} targets" if len(targets) > 1 else ""
     names = ", ".join(sorted({item[0] for item in items}))
@@ -72,7 +80,8 @@ def _figure(
         value=value,
         unit=METRICS[metric].units[0],
         n=len(people),
-        split=f"{len(people)} subject{'s' * (len(people) != 1)} of {names}",
+        split=f"{len(people)} subject{'s' * (len(people) != 1)} of {names}, set {_set(mine)}",
+        edition="own files",
         prompt=arm.key[1],
         definition=f"mean over subjects{over}; {', '.join(specs)}",
         reported_by=reporter,
