@@ -89,6 +89,10 @@ def test_the_page(tmp_path):
     assert "DSC if 0.3 s are waited" in said and "Readers busy" in said
     with pytest.raises(SpecError, match='--model "unet": no such model in this run'):
         workflow_page.page(run, plain(), models=("unet",))
+    mixed = join(*(outcome("general", "clicks(n=5)", case=f"c{i}", dsc=(0.9,)) for i in range(8)))
+    one = outcome("special", "name", case="c0", dsc=(0.95,), n_interactions=0)
+    text = workflow_page.page(folder(tmp_path / "mixed", join(mixed, one)), plain(hand_minutes=5))
+    assert "general · clicks(n=5) saves" in text  # the special one is faster, on a single subject
     few = folder(tmp_path / "few", pair(3))
     assert "cannot decide whether a model saves time" in workflow_page.page(few, plain(hand_minutes=5))
     with pytest.raises(RunError, match="no finished task"):
