@@ -216,3 +216,14 @@ def test_a_run_with_generalists_only_is_compared_with_the_hand(tmp_path):
     runs = [outcome("general", "clicks(n=5)", case=f"c{i}") for i in range(6)]
     text = cost_page.page(folder(tmp_path / "run", join(*runs)), scenario.read("small-hospital"))
     assert "No generalist and specialist to compare" in text and "against by hand" in text
+
+
+def test_a_plan_with_an_unknown_scenario_is_refused_before_anything_runs(tmp_path):
+    from types import SimpleNamespace
+
+    from segwise import api
+    from segwise.records.types import Plan
+
+    with pytest.raises(PlanError, match='no scenario "small-hospitl"'):
+        api.run(SimpleNamespace(plan=Plan(name="p", scenario="small-hospitl")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

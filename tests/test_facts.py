@@ -38,6 +38,7 @@ def test_facts_by_hand(tmp_path):
     assert found["poor"].value == pytest.approx(0.25) and found["usable"].value == pytest.approx(0.5)
     assert (found["n_subjects"].value, found["n_targets"].value) == (2, 3)
     assert found["worst_subject"].value == pytest.approx(0.4)
+    assert found["poor_of_hundred"].text == "25 of 100" and found["poor_most"].value >= 84  # 1 - .025 ** (1 / 2)
     assert "last round of 3 targets of 2 subjects" in found["mean"].source and found["licence_weights"].source == (
         "card: licence_weights"
     )
@@ -48,6 +49,8 @@ def test_one_subject_has_no_interval(tmp_path):
     assert "mean_interval" not in found and "unknown" in found.shown("mean_interval")
     text = sheet.plain(found)
     assert "The mean score was 0.80." in text and "could well be" not in text
+    assert "About 0 of 100 outlines were poor" in text and "could be up to 98 of 100" in text
+    assert "an outline that was drawn or checked by people" in text
 
 
 def test_the_facts_page_has_its_parts(run):
@@ -100,7 +103,7 @@ def test_every_number_of_the_sheet_is_traced(tmp_path, run):
     assert set(re.findall(r"\d+", bare)) <= {"1", "0"}  # of "a score of 1 is a perfect fit"
     trace = json.loads(papers.files["trace.json"].read_text())
     assert set(trace["numbers"]) == used and len(used) >= 6
-    assert all("records of run" in one["source"] or "convention" in one["source"] for one in trace["numbers"].values())
+    assert all("records" in one["source"] or "convention" in one["source"] for one in trace["numbers"].values())
     assert "Draft for an ethics board" in page
 
 

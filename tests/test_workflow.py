@@ -18,9 +18,9 @@ from segwise.records.run import Run
 def test_one_reader_waits_as_queueing_theory_says():
     """M/D/1 (Poisson arrivals, constant service): mean wait = rho / (2 mu (1 - rho)) = 0.5 min at rho 0.5."""
     site = plain(arrivals_per_hour=30, hand_minutes=1, shift_hours=24, targets_per_case=1)
-    shifts = [simulate(None, site, wanted=0.8, seed=i) for i in range(30)]
+    shifts = [simulate(None, site, wanted=0.8, seed=i) for i in range(20)]
     waits = [wait for one in shifts for wait in one.waits_s]
-    assert fmean(waits) == pytest.approx(30, rel=0.08)
+    assert fmean(waits) == pytest.approx(30, rel=0.1)
     assert fmean(one.reader_s / (3600 * 24) for one in shifts) == pytest.approx(0.5, rel=0.05)
     assert {round(m, 6) for one in shifts for m in one.minutes} == {1.0}
 
@@ -57,8 +57,8 @@ def test_under_a_deadline_the_last_answer_in_time_counts_and_never_the_best():
 
 def test_two_readers_at_one_machine_wait_longer_than_at_two():
     general, _ = arms(pair(6, dsc=(0.5, 0.6, 0.9), seconds=30.0))
-    one = expected(general, plain(readers=2, machines=1, arrivals_per_hour=200), n=3)
-    two = expected(general, plain(readers=2, machines=2, arrivals_per_hour=200), n=3)
+    one = expected(general, plain(readers=2, machines=1, arrivals_per_hour=60), n=2)
+    two = expected(general, plain(readers=2, machines=2, arrivals_per_hour=60), n=2)
     assert two.latency_p95_s.mean == pytest.approx(30.0 * 0.9 + 0.1)
     assert one.latency_p95_s.mean > 1.3 * two.latency_p95_s.mean
     assert one.machine_busy.mean > two.machine_busy.mean
@@ -89,6 +89,10 @@ def test_the_page(tmp_path):
     assert "DSC if 0.3 s are waited" in said and "Readers busy" in said
     with pytest.raises(SpecError, match='--model "unet": no such model in this run'):
         workflow_page.page(run, plain(), models=("unet",))
+    mixed = join(*(outcome("general", "clicks(n=5)", case=f"c{i}", dsc=(0.9,)) for i in range(8)))
+    one = outcome("special", "name", case="c0", dsc=(0.95,), n_interactions=0)
+    text = workflow_page.page(folder(tmp_path / "mixed", join(mixed, one)), plain(hand_minutes=5))
+    assert "general · clicks(n=5) saves" in text  # the special one is faster, on a single subject
     few = folder(tmp_path / "few", pair(3))
     assert "cannot decide whether a model saves time" in workflow_page.page(few, plain(hand_minutes=5))
     with pytest.raises(RunError, match="no finished task"):

@@ -25,6 +25,7 @@ import numpy as np
 from segwise import assemble, io
 from segwise.asked import doubts, named, prompts_of
 from segwise.case import Case
+from segwise.decide import scenario
 from segwise.errors import FileError, SpecError
 from segwise.evaluate import compare as experiments
 from segwise.evaluate import inventory
@@ -137,6 +138,8 @@ def run(
     command: Sequence[str] = (),
 ) -> Path:
     """Run what a preview found, score it, and write the report; the report's path. Called again it resumes."""
+    if found.plan.scenario:
+        scenario.read(found.plan.scenario)  # a wrong one is told before anything is computed
     experiments.run(found, out, workers=workers, progress=progress, command=command)
     return report(out)
 

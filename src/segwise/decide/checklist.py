@@ -50,7 +50,9 @@ def checklist(facts: Facts) -> str:
             sources = "; ".join(dict.fromkeys(facts[key].source for key in item.needs))
             cell = f'<td class="w">{told}<br><span class="small">{e(sources)}</span></td>'
         else:
-            cell = f'<td class="w"><span class="tag bad">missing</span> {e(item.missing)}</td>'
+            absent = [key for key in item.needs if key not in facts]
+            which = f" <b>{e(', '.join(absent))}</b>:" if absent else ""
+            cell = f'<td class="w"><span class="tag bad">missing</span>{which} {e(item.missing)}</td>'
         rows.append([e(item.law), f'<td class="w">{e(item.item)}</td>', cell])
     n = sum(answered(item, facts) for item in every)
     text = (

@@ -216,6 +216,11 @@ def _table(ways: Sequence[Cost], arms: Sequence[Measured], scenario: Scenario) -
         + table(head, rows, name="Ways")
         + figure(svg, "Mean over subjects; what a person does is paid by the hour, waiting included.")
         + table(["Paid once", *map(e, once)], paid, name="Paid once")
+        + note(
+            "Cases to learn from: of a model folder its own training subjects, else as assumed. Where published "
+            "weights already know your structures, put <code>training_cases = 0</code> and "
+            "<code>training_hours = 0</code>."
+        )
     )
 
 

@@ -183,6 +183,9 @@ def _of_results(arm: Arm, gathered: Gathered, run: str) -> list[Fact]:
     found.append(Fact(key="worst_subject", text=f"{worst:.2f}", value=worst, source=f"{where}, lowest subject"))
     silver = sorted({words.quality_of(o) for o in done})
     found.append(Fact(key="references", text=listing(silver), value=silver, source="records: quality of the reference"))
+    by_people = "was drawn or checked by people" if silver == ["gold"] else "was not always drawn or checked by people"
+    source = "records: quality of the reference"
+    found.append(Fact(key="reference_words", text=by_people, value=silver, source=source))
     spent = [s for o in done if (s := total_seconds(o)) is not None]
     if spent:
         found.append(Fact(key="seconds", text=f"{median(spent):.2g} s", value=median(spent), source=f"{where}, median"))
@@ -220,6 +223,11 @@ def _shares(key: str, values: Any, persons: Sequence[str], source: str, *, perce
         ]
         found.append(Fact(key=f"{key}_interval", text=f"{told(low)} to {told(high)}", value=[low, high], source=bounds))
     if percent:
-        ten = round(10 * mean)
-        found.append(Fact(key=f"{key}_of_ten", text=f"{ten} of 10", value=ten, source=f"{source}; rounded to tenths"))
+        part = round(100 * mean)
+        found.append(
+            Fact(key=f"{key}_of_hundred", text=f"{part} of 100", value=part, source=f"{source}; mean, rounded")
+        )
+        most = math.ceil(100 * max(0.0 if math.isnan(high) else high, 1 - 0.025 ** (1 / len(set(persons)))))
+        bound = "upper end of the interval, or the exact one of no case among so many subjects, whichever is greater"
+        found.append(Fact(key=f"{key}_most", text=f"{most} of 100", value=most, source=f"{source}; {bound}"))
     return found

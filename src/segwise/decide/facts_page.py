@@ -10,7 +10,7 @@ import numpy as np
 from segwise.decide.checklist import checklist
 from segwise.decide.facts import Fact, Facts, Known, read
 from segwise.report import about, breakdown, overlay, ranking, shell, structures, words
-from segwise.report.markup import DASH, details, e, listing, note, number, table
+from segwise.report.markup import DASH, details, e, interval, listing, note, number, table
 from segwise.report.statistics import interval_of_mean, subject_means
 from segwise.report.worst import worst
 
@@ -142,7 +142,27 @@ def _accuracy(known: Known, ranked: list[ranking.Ranked]) -> str:
         "subgroup of few subjects says little."
     )
     by = breakdown.by_subset(known.gathered, one) or "<p>All cases are of one kind as far as the records tell.</p>"
-    return note(text) + ranking.blocks(known.gathered, ranked[:1]) + "<h3>By kind of case</h3>" + by
+    whole = ranking.blocks(known.gathered, ranked[:1]) if len(one.arms) > 1 else _measures(known)
+    return note(text) + whole + "<h3>By kind of case</h3>" + by
+
+
+def _measures(known: Known) -> str:
+    """All measures of the one arm that there is: with nothing beside it a rank would say nothing."""
+    items = sorted(known.arm.values)
+    person = {o.item: o.person for o in known.arm.outcomes}
+    rows = []
+    for measure in known.gathered.measures:
+        values = {o.item: v for o in known.arm.outcomes if (v := o.values.get(measure)) is not None}
+        there = [item for item in items if item in values]
+        if there:
+            column, persons = np.array([[values[item]] for item in there]), [person[item] for item in there]
+            low, high = (float(side[0]) for side in interval_of_mean(column, persons))
+            mean = float(subject_means(column, persons).mean())
+            rows.append(
+                [e(measure), number(mean), interval(low, high) or DASH, str(len(there)), str(len(set(persons)))]
+            )
+    head = ["Measure", "Mean over subjects", "95 % interval", "Targets", "Subjects"]
+    return table(head, rows, name="Measures")
 
 
 def _rates(known: Known) -> str:

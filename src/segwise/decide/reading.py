@@ -51,7 +51,7 @@ def syllables(word: str) -> int:
     if not word or not word[0].isalpha():
         return 1
     stem = word
-    if re.search(r"[^aeiouyl]e$|[aeiouy]le$", word) and len(word) > 3:
+    if re.search(r"[^aeiouyl]e$|[aeiouy]le$", word) and len(word) > 2:
         stem = word[:-1]  # silent: time, scale; not: table, the
     elif re.search(r"[^aeiouytd]ed$", word) or (
         re.search(r"[^aeiouysxz]es$", word) and word[-3:] not in ("ces", "ges")

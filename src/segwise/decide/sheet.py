@@ -54,7 +54,7 @@ PARTS = (
         title="What does the program do?",
         sentences=(
             "The program looks at the scan and marks a part of the body.",
-            "It was made from many old scans by people who do not know you.",
+            "It was made by people who do not know you.",
             "It does not find out what is wrong with you.",
             "It does not choose your care.",
             "A trained person must look at each outline and can change it or throw it away.",
@@ -64,12 +64,13 @@ PARTS = (
         title="How well does it work?",
         sentences=(
             "We tried it on {n_targets} body parts in scans of {n_subjects} people.",
-            "We scored how well its outline fits an outline that we trust.",
+            "We scored how well its outline fits an outline that {reference_words}.",
             "A score of 1 is a perfect fit and 0 is no fit at all.",
             "The mean score was {mean}.",
             "If we tried it on other people, the mean could well be from {mean_low} to {mean_high}.",
             "The person with the worst result had a score of {worst_subject}.",
-            "About {poor_of_ten} outlines were poor, with a score below {poor_limit}.",
+            "About {poor_of_hundred} outlines were poor, with a score below {poor_limit}.",
+            "On other people it could be up to {poor_most}.",
         ),
     ),
     Part(
@@ -78,7 +79,7 @@ PARTS = (
             "The outline can be too large, too small, or in the wrong place.",
             "The program can miss a small lump.",
             "It can mark something that is not there.",
-            "It does not tell you when it is wrong.",
+            "It may not tell us when it is wrong.",
             "If nobody sees the mistake, the size of an organ or a lump may be told wrongly.",
             "This could lead to wrong care.",
             "That is why a trained person must check it.",
@@ -129,8 +130,8 @@ QUESTIONS = (
         why="How well does it work?",
     ),
     Question(
-        asks="Does the program say when it is wrong?",
-        choices=("No", "Yes, each time", "Only for large mistakes"),
+        asks="Can we count on the program to say when it is wrong?",
+        choices=("No, it may not tell", "Yes, each time", "Only for large mistakes"),
         why="What can go wrong?",
     ),
     Question(

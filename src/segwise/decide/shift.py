@@ -191,4 +191,4 @@ class _Play:
 
     def within(self, begun: float) -> float:
         """Seconds since then that lie in the shift."""
-        return max(0.0, min(self.env.now, self.end) - begun)
+        return max(0.0, min(float(self.env.now), self.end) - begun)

@@ -19,7 +19,7 @@ from segwise.report import decision_figures as figures
 from segwise.report import shell
 from segwise.report.document import Section
 from segwise.report.markup import DASH, count, e, figure, interval, note, number, seconds, table
-from segwise.report.statistics import compare
+from segwise.report.statistics import compare, subjects_needed
 
 ARMS = 10
 _HIDDEN = {"hardware_price", "upkeep_share", "power_w", "energy_price_kwh", "engineer_wage_hour", "setup_hours"}
@@ -71,7 +71,8 @@ def section(arms: Sequence[Measured], scenario: Scenario) -> Section:
 
 def verdict(arms: Sequence[Measured], scenario: Scenario) -> tuple[str, list[str], bool]:
     """(headline, sentences, whether it is decided): which way takes a reader's time least; HTML."""
-    means = [(_minutes_of(arm, scenario).mean(), arm) for arm in arms]
+    enough = [arm for arm in arms if len({play.person for play in arm.plays}) >= subjects_needed(1)]
+    means = [(_minutes_of(arm, scenario).mean(), arm) for arm in enough or arms]
     minutes, first = means[0]
     hand = scenario["targets_per_case"] * scenario["hand_minutes"]
     own = _minutes_of(first, scenario)
@@ -105,7 +106,7 @@ def _second(first: Measured, others: Sequence[Measured], scenario: Scenario) -> 
 
 
 def _undecided(n: int, needed: int) -> str:
-    few = f"{count(n, 'subject')} decide nothing, {needed} would be the fewest." if n < needed else ""
+    few = f"{count(n, 'subject')} cannot decide it, {needed} would be the fewest." if n < needed else ""
     return few or f"Among {n} subjects the minutes vary too much."
 
 
@@ -130,18 +131,15 @@ def _first(arms: Sequence[Measured], scenario: Scenario) -> list[Measured]:
 
 def _minutes(ways: Sequence[Expected], arms: Sequence[Measured], scenario: Scenario) -> str:
     accept = scenario["accept_dsc"]
-    head = ["Way", f"Minutes a case<br><small>to DSC {accept:g}</small>", "Content without<br>mending"]
-    for level in LEVELS:
+    levels = sorted({accept, *LEVELS})
+    head = ["Way"]
+    for level in levels:
         head += [f"Minutes a case<br><small>to DSC {level:g}</small>", "Content without<br>mending"]
-    rows = [
-        [
-            e(way.label),
-            _told(way.minutes),
-            _told(way.reached[accept], 2),
-            *(cell for level in LEVELS for cell in (_told(way.to_level[level]), _told(way.reached[level], 2))),
-        ]
-        for way in ways
-    ]
+    rows = []
+    for way in ways:
+        minutes = {**way.to_level, accept: way.minutes}
+        told = [cell for level in levels for cell in (_told(minutes[level]), _told(way.reached[level], 2))]
+        rows.append([e(way.label), *told])
     costs = [*(ownership.cost(arm, scenario) for arm in arms), ownership.by_hand(scenario)]
     parts = ("prompting", "looking", "waiting", "mending", "drawing")
     wage = scenario["wage_hour"] / 60 or 1.0

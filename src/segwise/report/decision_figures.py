@@ -66,7 +66,8 @@ def tornado(bars: Sequence[Bar], *, middle: float, xlabel: str, name: str) -> st
         for row, bar in enumerate(bars):
             for value, text, hue in ((bar.low, bar.left, 0), (bar.high, bar.right, 1)):
                 axes.barh(row, value - middle, left=middle, height=0.6, color=colour(hue), alpha=0.8)
-                side = "left" if value >= middle else "right"
+                other = bar.high if value == bar.low else bar.low
+                side = "left" if value > middle or (value == middle and other < middle) else "right"
                 axes.annotate(text, (value + (pad if side == "left" else -pad), row), fontsize=8, ha=side, va="center")
         axes.axvline(middle, color=_INK, linewidth=1)
         if min(ends) < 0 < max(ends):
