@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from segwise import catalog
 from segwise.geometry import Grid
 from segwise.pair import Pair, reason
-from segwise.prompt import Points, Prompt
+from segwise.prompt import Box, Points, Prompt
 from segwise.spec import Spec
 
 NAMES = catalog.names("metrics")
@@ -19,11 +19,17 @@ NONE = np.zeros(GRID.shape, dtype=bool)
 SOME = NONE.copy()
 SOME[1:4, 2:5, 1:6] = True
 CLICK = Prompt((Points(np.zeros((1, 3)), np.ones(1, dtype=bool)),))
+BOX = ((1, 1, 2), (4, 6, 6))
 
 
-def scored(name, reference, prediction, grid=GRID):
+def asked(grid, low=BOX[0], high=BOX[1]):
+    """A click and a box that lie the same way in every turn of the array."""
+    return Prompt((*CLICK.marks, Box.of(grid, low, high)))
+
+
+def scored(name, reference, prediction, grid=GRID, prompt=None):
     module, args = catalog.load("metrics", Spec(name))
-    pair = Pair(reference, prediction, grid, CLICK)
+    pair = Pair(reference, prediction, grid, asked(grid) if prompt is None else prompt)
     return module.score([pair] * 5 if catalog.card("metrics", name).curve else pair, **args)
 
 
@@ -65,13 +71,16 @@ class TestEveryMetric:
         affine = GRID.affine
         if turn == "flipped":
             c, d, grid = a[::-1, :, ::-1], b[::-1, :, ::-1], GRID
+            prompt = asked(grid, (1, 1, 1), (4, 6, 5))
         elif turn == "transposed":
             c, d = a.transpose(2, 0, 1), b.transpose(2, 0, 1)
             grid = Grid(c.shape, affine[:, [2, 0, 1, 3]])
+            prompt = asked(GRID)
         else:
             c, d = np.pad(a, 2), np.pad(b, 2)
             grid = Grid(c.shape, affine)
-        one, two = scored(name, a, b), scored(name, c, d, grid)
+            prompt = asked(grid, np.array(BOX[0]) + 2, np.array(BOX[1]) + 2)
+        one, two = scored(name, a, b), scored(name, c, d, grid, prompt)
         assert list(one.values()) == pytest.approx(list(two.values()), rel=1e-9, nan_ok=True)
 
     def test_a_perfect_prediction_has_the_best_values(self, name):

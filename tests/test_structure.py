@@ -26,6 +26,7 @@ MAY_KNOW = {  # room -> rooms; every room may know `errors`
     "segmenter": CORE,
     "store": {"segmenter", "geometry"},
     "pair": {"geometry", "prompt"},
+    "signatures": {"pair", "geometry"},
     "records": {"spec"},
     "io": {"geometry"},
     "nets": set(),
@@ -35,7 +36,7 @@ MAY_KNOW = {  # room -> rooms; every room may know `errors`
     "wrappers": {"card", "segmenter", "geometry", "prompt", "anatomy", "spec"},
     "datasets": {"card", "io", "case", "anatomy", "geometry"},
     "prompters": {"card", "case", "prompt", "geometry"},
-    "metrics": {"card", "pair", "geometry"},
+    "metrics": {"card", "pair", "geometry", "signatures"},
     "assemble": {"catalog", "segmenter", "spec", "card", "case", "prompt", "geometry", "weights"},  # model folders
     "session": {"segmenter", "prompt", "geometry", "spec"},
     "weights": {"catalog", "card"},
@@ -44,7 +45,7 @@ MAY_KNOW = {  # room -> rooms; every room may know `errors`
     "engine": {"records"},
     "evaluate": {
         *("assemble", "session", "store", "engine", "records", "case", "synth", "catalog"),
-        *("anatomy", "pair", "segmenter", "geometry", "prompt", "spec"),
+        *("anatomy", "pair", "segmenter", "geometry", "prompt", "spec", "signatures"),
     },
     "evidence": set(),
     "report": {"records", "evidence", "catalog", "card", "spec"},

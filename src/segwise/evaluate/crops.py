@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -26,7 +27,9 @@ def name_of(task: str, target: str, number: int) -> str:
     return f"{task}-{re.sub(r'[^A-Za-z0-9 ._+-]', '_', target)}-{number}.npz"
 
 
-def write(run: Run, record: Record, volume: Volume, reference: Array, prediction: Array) -> None:
+def write(
+    run: Run, record: Record, volume: Volume, reference: Array, prediction: Array, more: Mapping[str, Any]
+) -> None:
     """Store three planes through the target: image0..2 uint8 [H, W], reference0..2 and prediction0..2 bool [H, W],
     spacing0..2 (row, column) mm, `slices` and `slices_at` (`profiles.profile`), and `meta`, JSON.
 
@@ -35,6 +38,7 @@ def write(run: Run, record: Record, volume: Volume, reference: Array, prediction
     Args:
         volume: the image.
         reference, prediction: bool [D, H, W] on its grid.
+        more: small arrays that are stored beside them (`flagged.flagged`).
     """
     low, high = _place(reference, prediction, volume)
     cut = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
@@ -46,7 +50,7 @@ def write(run: Run, record: Record, volume: Volume, reference: Array, prediction
     meta |= {"low": low, "high": high, "index": [a + i for a, i in zip(low, index, strict=True)]}
     counted = profiles.profile(record, volume.grid, reference, prediction)
     for side in SIDES:
-        planes: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **counted}
+        planes: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **counted, **more}
         for axis in range(3):
             planes |= _plane(image, masks, axis, index[axis], volume.grid.spacing_mm, side)
         file = io.BytesIO()

@@ -19,7 +19,7 @@ from segwise import assemble, pair
 from segwise.assemble import Metric
 from segwise.case import Case
 from segwise.errors import RunError
-from segwise.evaluate import crops, inventory, references
+from segwise.evaluate import agreement, crops, flagged, inventory, references
 from segwise.evaluate.ledger import Ledger
 from segwise.evaluate.masks import Masks
 from segwise.geometry import Array, Volume
@@ -77,6 +77,7 @@ def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, pr
         fresh = {record.key for record in derived}
         current = [record for record in records if record.key not in fresh] + derived
         written += _Scoring(run, cases[place], current, chosen, known, marks).all()
+        written += agreement.add(run, current, known)
     if progress:
         progress(len(by_case), len(by_case), "scored")
     return written
@@ -207,7 +208,8 @@ class _Scoring:
         if not self._volume:
             self._volume.append(self.case.volume())
         assert pairs[-1].reference is not None
-        crops.write(self.run, rounds[-1], self._volume[0], pairs[-1].reference, pairs[-1].prediction)
+        more = flagged.flagged(rounds[-1], pairs[-1])
+        crops.write(self.run, rounds[-1], self._volume[0], pairs[-1].reference, pairs[-1].prediction, more)
 
     def _is_new(self, metric: Metric, record: Record, number: int, digest: str) -> bool:
         if metric.card.curve != (number < 0):

@@ -16,6 +16,7 @@ from segwise.records.run import Run
 from segwise.records.types import Choice, Pair, Plan, Record, Score
 from segwise.report import about, breakdown, labels, overlay, ranking, structures, words
 from segwise.report.by_slice import by_slice
+from segwise.report.failures import failures
 from segwise.report.gather import Arm, Gathered, gather, total_seconds
 from segwise.report.markup import details, e, listing, note, section
 from segwise.report.overlay import Crops
@@ -165,6 +166,7 @@ def _sections(
         ("cost", "Seconds and memory", _cost(gathered, first, place)),
         ("spread", "All single results", _spread(gathered, first) if first else ""),
         ("slices", "Slice by slice", by_slice(gathered, place, crops)),
+        ("failures", "How they fail", failures(gathered, place, crops)),
         ("worst", "Worst results", worst(gathered, ranked, crops)),
         ("missing", "Not counted", about.not_counted(gathered, place)),
         ("models", "Models", about.models(gathered, place)),

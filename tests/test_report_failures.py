@@ -1,0 +1,84 @@
+"""The section on failures: what it says is what was stored, and the quality scores' curves by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from report_fakes import crop, join, outcome
+from segwise.report import quality
+from segwise.report.document import page
+
+FLAG = {
+    **{"signature": "leak", "component": "beyond", "value": 0.31, "severity": 4.2},
+    **{"axis": 0, "slice": 17, "low": [15, 3, 4], "high": [20, 30, 40]},
+}
+CLEAN = {"reference": {"leak": 0.2}, "blind": {"leak": 0.3}, "flags": [], "blind_flags": []}
+LEAKS = {"reference": {"leak": 4.2}, "blind": {"leak": 2.0}, "flags": [FLAG], "blind_flags": []}
+BLIND = CLEAN | {"blind_flags": [FLAG | {"signature": "decay", "component": "lost", "severity": 1.5}]}
+
+
+def stored(by_case):
+    """Crops with failures by case."""
+    runs = [outcome(model, case=case, dsc=(0.4,)) for model in ("general", "special") for case in by_case]
+    records, scores = join(*runs)
+    cases = {record.key: record.case for record in records}
+
+    def crops(key):
+        return crop() | {"failures": np.array(json.dumps(by_case[cases[key]]))}
+
+    return records, scores, crops
+
+
+def section(by_case):
+    records, scores, crops = stored(by_case)
+    html = page(records, scores, crops=crops)
+    start = html.find('<section id="failures">')
+    return "" if start < 0 else html[start : html.index("</section>", start)]
+
+
+def test_it_counts_what_was_flagged_and_says_where_to_look():
+    text = section({"a": LEAKS, "b": CLEAN, "c": CLEAN, "d": BLIND})
+    assert "leak in 1 (25%); 3 of 4 results without any flag" in text
+    assert "slice d = 17" in text and "d 15–20, h 3–30, w 4–40" in text
+    assert "31% of it beside the box" in text and "leak × 4.2" in text
+    assert "decay × 1.5" in text and text.count("without the reference only") == 2
+
+
+def test_the_figure_has_a_bar_for_each_model_and_signature():
+    text = section({"a": LEAKS, "b": CLEAN})
+    assert text.count('stroke="var(--line)"') == 2 * 5 and text.count(">50%</text>") == 2
+
+
+@pytest.mark.parametrize(
+    "odd", [{}, [], {"flags": [{}], "blind_flags": [], "blind": {"leak": 1}}, CLEAN | {"blind": {}}]
+)
+def test_what_was_stored_otherwise_is_passed_over(odd):
+    assert section({"a": odd}) == ""
+
+
+def test_names_from_outside_are_escaped():
+    evil = FLAG | {"signature": "<b>x", "component": "<i>{0.__class__}"}
+    text = section({"a": LEAKS | {"flags": [evil]}})
+    assert "<b>x" not in text and "&lt;i&gt;0.__class__ 0.31" in text
+
+
+def test_aurc_by_hand():
+    assert quality.aurc([3, 2, 1], [0.0, 0.3, 0.6]) == pytest.approx((0 + 0.15 + 0.3) / 3)
+    assert quality.aurc([1, 2, 3], [0.0, 0.3, 0.6]) == pytest.approx((0.6 + 0.45 + 0.3) / 3)
+    assert quality.aurc([1, 1, 1], [0.0, 0.3, 0.6]) == pytest.approx(0.3)
+    assert np.isnan(quality.aurc([], []))
+
+
+def test_a_score_that_knows_is_as_good_as_perfect_knowledge():
+    by_case = {f"c{i}": CLEAN | {"blind": {"leak": i / 10}} for i in range(12)}
+    runs = [outcome(case=case, dsc=(1 - i / 20,)) for i, case in enumerate(by_case)]
+    records, scores = join(*runs)
+    cases = {record.key: record.case for record in records}
+    html = page(records, scores, crops=lambda key: {"failures": np.array(json.dumps(by_case[cases[key]]))})
+    row = html[html.index("no failure signature") :][:400]
+    told = [float(cell) for cell in re.findall(r">(\d\.\d+)<", row)]
+    assert told[0] == told[1] < told[2]

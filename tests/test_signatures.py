@@ -1,0 +1,199 @@
+"""Failure signatures on masks whose numbers a person can check, and where their flags point."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from segwise.errors import InputError, SpecError
+from segwise.geometry import Grid
+from segwise.metrics import failures
+from segwise.pair import Pair, reason
+from segwise.prompt import Box, Prompt, Text
+from segwise.signatures import judge, look, scale
+from segwise.synth import spoilt
+
+SHAPE = (20, 24, 28)
+GRID = Grid(SHAPE, np.array([[0, 0, 0.8, 0], [0, 1.5, 0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1]]))  # slices are axial
+BLOCK = np.zeros(SHAPE, dtype=bool)
+BLOCK[5:15, 8:16, 10:20] = True
+
+
+def seen(prediction, *, reference=BLOCK, box=((5, 8, 10), (15, 16, 20)), grid=GRID, plane="axial"):
+    prompt = None if box is None else Prompt((Box.of(grid, *box),))
+    return look.look(Pair(reference, prediction, grid, prompt), plane=plane)
+
+
+def values(prediction, signature, *, blind, **more):
+    found = judge.components(seen(prediction, **more), blind=blind)[signature]
+    return {name: round(one.value, 4) for name, one in found.items()}
+
+
+def changed(*places, value=True):
+    mask = BLOCK.copy()
+    for place in places:
+        mask[place] = value
+    return mask
+
+
+def test_a_perfect_mask_is_flagged_by_nothing_with_the_reference():
+    assert all(one.severity == 0 for one in judge.judge(seen(BLOCK), blind=False).values())
+
+
+def test_leak_counts_what_lies_beyond_the_border_on_the_slices_of_the_reference():
+    leaking = changed(np.s_[9:11, 8:16, 20:27])
+    leak = values(leaking, "leak", blind=False)
+    assert leak["excess"] == 2 * 8 * 7 / 800
+    assert leak["outside"] == round(2 * 8 * 5 / (800 + 2 * 8 * 7), 4)  # 2 mm are two voxels of 0.8 mm
+    beyond = 2 * 8 * 3 / (800 + 2 * 8 * 7)  # a drawn face may be 3 mm off, four voxels
+    assert values(leaking, "leak", blind=True)["beyond"] == round(beyond, 4)
+    past = changed(np.s_[15:18, 8:16, 10:20])
+    assert values(past, "leak", blind=False)["excess"] == 0
+
+
+def test_a_box_on_one_slice_says_what_is_beside_it_there():
+    wider = changed(np.s_[9, 8:16, 20:26])  # two columns more than a face may be off
+    found = values(wider, "leak", blind=True, box=((9, 8, 10), (10, 16, 20)))
+    assert found["slice"] == round(2 / 16, 4) and found["beyond"] == found["wide"] == 0
+
+
+def test_an_empty_slice_in_between_is_a_gap():
+    torn = changed(np.s_[8:10], value=False)
+    assert values(torn, "discontinuity", blind=False)["gaps"] == 0.2
+    assert values(torn, "discontinuity", blind=True)["gaps"] == 0.2
+
+
+def test_a_hole_is_one_only_where_the_reference_has_none():
+    pierced = changed(np.s_[7, 10:12, 12:14], value=False)
+    assert values(pierced, "discontinuity", blind=True)["holes"] == round(4 / 796, 4)
+    assert values(pierced, "discontinuity", blind=False)["holes"] == round(4 / 796, 4)
+    assert values(pierced, "discontinuity", blind=False, reference=pierced)["holes"] == 0
+
+
+def test_a_slice_that_disagrees_with_both_neighbours_is_odd_and_a_cone_is_not():
+    moved = BLOCK.copy()
+    moved[9] = np.roll(BLOCK[9], 2, axis=1)
+    assert values(moved, "discontinuity", blind=True)["odd"] == round(2 * 2 * 8 / 800, 4)
+    cone = np.zeros(SHAPE, dtype=bool)
+    for i in range(8):
+        cone[4 + i, 4 : 20 - i, 4 : 20 - i] = True
+    assert values(cone, "discontinuity", blind=True)["odd"] == 0
+
+
+def test_change_of_the_true_shape_is_no_jitter():
+    walk = np.stack([np.roll(one, (i * 7) % 5 - 2, axis=1) for i, one in enumerate(BLOCK)])
+    assert values(walk, "discontinuity", blind=True)["jitter"] > 0.3
+    assert values(walk, "discontinuity", blind=False, reference=walk)["jitter"] == 0
+
+
+def test_stairs_are_slices_that_repeat_among_slices_that_change():
+    ball = spoilt.Mask(_ball(), (3.0, 1.5, 0.8))
+    stairs = spoilt.spoil(ball, "blocks", level=2, seed=0)
+    smooth, stepped = (values(m, "discontinuity", blind=True)["stairs"] for m in (ball.mask, stairs))
+    assert smooth < 0.2 < stepped
+
+
+def test_hallucination_counts_pieces_that_do_not_touch():
+    astray = changed(np.s_[0:2, 0:4, 0:5])
+    assert values(astray, "hallucination", blind=False)["apart"] == round(40 / 840, 4)
+    assert values(astray, "hallucination", blind=True)["astray"] == round(40 / 840, 4)
+    assert values(astray, "hallucination", blind=True)["pieces"] == round(float(np.log(2)), 4)
+    nothing = np.zeros_like(BLOCK)
+    assert values(BLOCK, "hallucination", blind=False, reference=nothing)["apart"] == 1
+
+
+def test_overrun_counts_slices_past_an_end():
+    past = changed(np.s_[15:18, 8:16, 10:20], np.s_[4, 8:16, 10:20])
+    assert values(past, "overrun", blind=False) == {"past": 0.3, "volume": 0.4}
+    assert values(past, "overrun", blind=True)["past"] == 0.2  # an end may be a slice off
+    assert values(past, "overrun", blind=True, box=None)["past"] == 0
+
+
+def test_decay_counts_slices_that_were_never_reached_and_what_is_lost_on_the_way():
+    short = changed(np.s_[12:15], value=False)
+    assert values(short, "decay", blind=False)["lost"] == 0.3
+    assert values(short, "decay", blind=True)["lost"] == 0.2  # an end may be a slice off
+    fading = changed(np.s_[13:15, 8:12], value=False)
+    assert values(fading, "decay", blind=False)["falling"] == 0.5  # slices 10 to 14: one of each third
+
+
+def test_an_empty_mask_that_was_asked_for_is_decay():
+    nothing = np.zeros_like(BLOCK)
+    assert judge.judge(seen(nothing), blind=False)["decay"].severity > 1
+    assert judge.judge(seen(nothing), blind=True)["decay"].severity > 1
+    values_ = failures.score(Pair(None, nothing, GRID, Prompt((Text("liver"),))))
+    assert reason(values_["blind_decay"]) == "prediction empty"
+
+
+def test_an_empty_reference_leaves_only_hallucination():
+    found = failures.score(Pair(np.zeros_like(BLOCK), BLOCK, GRID))
+    assert found["hallucination"] > 1 and reason(found["leak"]) == "reference empty"
+    assert found["false_ml_per_empty_slice"] == pytest.approx(80 * GRID_ML)
+
+
+GRID_ML = 3.0 * 1.5 * 0.8 / 1000
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_flag_points_to_the_slice_and_the_box_in_the_order_of_the_file(axis):
+    past = changed(np.s_[15:19, 8:16, 10:20])
+    order = [1, 2]
+    order.insert(axis, 0)
+    turned = Grid(tuple(SHAPE[a] for a in order), GRID.affine[:, [*order, 3]])
+    masks = [np.ascontiguousarray(m.transpose(order)) for m in (BLOCK, past)]
+    found = look.look(Pair(masks[0], masks[1], turned), plane="axial")
+    flag = next(f for f in judge.flags(found, judge.judge(found, blind=False)) if f.signature == "overrun")
+    assert (flag.axis, flag.slice) == (axis, 15)
+    assert [flag.low[order.index(a)] for a in range(3)] == [15, 8, 10]
+    assert [flag.high[order.index(a)] for a in range(3)] == [19, 16, 20]
+
+
+def test_an_unknown_plane_is_said():
+    with pytest.raises(SpecError, match='plane is "oblique"'):
+        failures.score(Pair(None, BLOCK, GRID), plane="oblique")
+
+
+def test_every_component_has_a_scale():
+    for blind, table in ((False, scale.REFERENCE), (True, scale.BLIND)):
+        found = judge.components(seen(BLOCK), blind=blind)
+        assert {name: set(parts) for name, parts in found.items()} == {n: set(p) for n, p in table.items()}
+
+
+def _ball():
+    z, y, x = np.indices(SHAPE)
+    return ((z - 10) / 7) ** 2 + ((y - 12) / 8) ** 2 + ((x - 14) / 9) ** 2 < 1
+
+
+class TestSpoilt:
+    @pytest.mark.parametrize("kind", [kind for group in spoilt.KINDS.values() for kind in group])
+    def test_it_grows_worse_by_level_and_repeats_by_seed(self, kind):
+        target = spoilt.Mask(np.pad(_ball(), 8), (3.0, 1.5, 0.8))
+        made = [spoilt.spoil(target, kind, level=level, seed=3) for level in (1, 5)]
+        again = spoilt.spoil(target, kind, level=5, seed=3)
+        assert (made[1] == again).all() and made[0].dtype == bool and made[0].shape == target.mask.shape
+        wrong = [int((mask != target.mask).sum()) for mask in made]
+        assert 0 < wrong[0] < wrong[1]
+
+    @pytest.mark.parametrize("signature", list(spoilt.KINDS))
+    def test_its_signature_is_what_flags_it(self, signature):
+        mask = np.pad(_ball(), 10)
+        target = spoilt.Mask(mask, (3.0, 1.5, 0.8))
+        grid = Grid(mask.shape, GRID.affine)
+        for kind in spoilt.KINDS[signature]:
+            made = spoilt.spoil(target, kind, level=5, seed=1)
+            found = judge.judge(look.look(Pair(mask, made, grid)), blind=False)
+            assert found[signature].severity > 1, kind
+
+    def test_a_wobble_is_a_good_mask(self):
+        mask = _ball()
+        made = spoilt.spoil(spoilt.Mask(mask, (3.0, 1.5, 0.8)), "wobble", level=1, seed=0)
+        assert 0.9 < Pair(mask, made, GRID).dice < 1
+
+    def test_what_cannot_be_spoilt_is_said(self):
+        target = spoilt.Mask(_ball(), (3.0, 1.5, 0.8))
+        with pytest.raises(InputError, match="no way to spoil a mask"):
+            spoilt.spoil(target, "melting", level=1, seed=0)
+        with pytest.raises(InputError, match="level is 6"):
+            spoilt.spoil(target, "tail", level=6, seed=0)
+        with pytest.raises(InputError, match="empty"):
+            spoilt.spoil(spoilt.Mask(np.zeros(SHAPE, dtype=bool), (1.0, 1.0, 1.0)), "tail", level=1, seed=0)
