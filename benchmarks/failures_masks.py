@@ -22,7 +22,7 @@ from segwise.prompt import Box, Prompt
 from segwise.synth.spoilt import Mask
 
 SMALLEST = (150, 6)  # voxels, slices
-LARGEST = 120_000  # voxels with the room around
+LARGEST = 260_000  # voxels with the room around; more where there is time
 JITTER_MM = 3.0
 TWICE = ("mr_sarcoma_sts002", "mr_sarcoma_sts003", "mr_sarcoma_sts008", "mr_sarcoma_sts012")  # the masks of the CT
 

@@ -1,7 +1,6 @@
 """How well signatures and agreement tell real failures without a reference: AUC and AURC of a run.
 
     segwise run failures --data ../shared/data -o runs/failures
-    segwise score runs/failures failures overlap
     python benchmarks/failures_real.py runs/failures
 
 A failure has DSC below 0.5, a good answer above 0.8; what lies between is left out of the AUC and kept in the AURC.

@@ -24,7 +24,7 @@ def told(out):
 
 def test_draws_and_models_agree_by_their_masks(data, tmp_path):
     out = tmp_path / "run"
-    compare.compare(data, ["box-fill", "threshold"], ["box-points(n=2)"], out=out, metrics=["overlap"], seeds=2)
+    compare.compare(data, ["posterior", "threshold"], ["box-points(n=2)"], out=out, metrics=["overlap"], seeds=2)
     run = Run.read(out)
     masks = agreement.Masks.of(run)
     records = [r for r in run.records() if r.status == "done" and r.case == "c0" and r.target == "liver"]
@@ -32,7 +32,7 @@ def test_draws_and_models_agree_by_their_masks(data, tmp_path):
     own = [r for r in records if r.model == "threshold"]
     a, b = (masks.get(r.mask)[0] for r in own)
     assert found[own[0].task, "liver", agreement.SEEDS] == pytest.approx(agreement.dice(a, b))
-    others = [masks.get(r.mask)[0] for r in records if r.model == "box-fill"]
+    others = [masks.get(r.mask)[0] for r in records if r.model == "posterior"]
     expected = np.mean([agreement.dice(a, other) for other in others])
     assert found[own[0].task, "liver", agreement.MODELS] == pytest.approx(float(expected))
     assert compare.score(out) == 0, "nothing is compared twice"

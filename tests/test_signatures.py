@@ -45,15 +45,16 @@ def test_leak_counts_what_lies_beyond_the_border_on_the_slices_of_the_reference(
     leak = values(leaking, "leak", blind=False)
     assert leak["excess"] == 2 * 8 * 7 / 800
     assert leak["outside"] == round(2 * 8 * 5 / (800 + 2 * 8 * 7), 4)  # 2 mm are two voxels of 0.8 mm
-    assert values(leaking, "leak", blind=True)["beyond"] == round(2 * 8 * 7 / (800 + 2 * 8 * 7), 4)
+    beyond = 2 * 8 * 3 / (800 + 2 * 8 * 7)  # a drawn face may be 3 mm off, four voxels
+    assert values(leaking, "leak", blind=True)["beyond"] == round(beyond, 4)
     past = changed(np.s_[15:18, 8:16, 10:20])
     assert values(past, "leak", blind=False)["excess"] == 0
 
 
 def test_a_box_on_one_slice_says_what_is_beside_it_there():
-    wider = changed(np.s_[9, 8:16, 20:22])
+    wider = changed(np.s_[9, 8:16, 20:26])  # two columns more than a face may be off
     found = values(wider, "leak", blind=True, box=((9, 8, 10), (10, 16, 20)))
-    assert found["slice"] == round(2 / 12, 4) and found["beyond"] == found["wide"] == 0
+    assert found["slice"] == round(2 / 16, 4) and found["beyond"] == found["wide"] == 0
 
 
 def test_an_empty_slice_in_between_is_a_gap():
@@ -104,14 +105,14 @@ def test_hallucination_counts_pieces_that_do_not_touch():
 def test_overrun_counts_slices_past_an_end():
     past = changed(np.s_[15:18, 8:16, 10:20], np.s_[4, 8:16, 10:20])
     assert values(past, "overrun", blind=False) == {"past": 0.3, "volume": 0.4}
-    assert values(past, "overrun", blind=True)["past"] == 0.3
+    assert values(past, "overrun", blind=True)["past"] == 0.2  # an end may be a slice off
     assert values(past, "overrun", blind=True, box=None)["past"] == 0
 
 
 def test_decay_counts_slices_that_were_never_reached_and_what_is_lost_on_the_way():
     short = changed(np.s_[12:15], value=False)
     assert values(short, "decay", blind=False)["lost"] == 0.3
-    assert values(short, "decay", blind=True)["lost"] == 0.3
+    assert values(short, "decay", blind=True)["lost"] == 0.2  # an end may be a slice off
     fading = changed(np.s_[13:15, 8:12], value=False)
     assert values(fading, "decay", blind=False)["falling"] == 0.5  # slices 10 to 14: one of each third
 

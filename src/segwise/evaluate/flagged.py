@@ -10,7 +10,8 @@ import numpy as np
 
 from segwise.pair import Pair
 from segwise.records.types import Record
-from segwise.signatures import judge, look
+from segwise.signatures import judge
+from segwise.signatures.look import PLANES
 
 
 def flagged(record: Record, pair: Pair) -> dict[str, Any]:
@@ -24,16 +25,17 @@ def flagged(record: Record, pair: Pair) -> dict[str, Any]:
         {"failures": JSON {"reference": severities by signature, "blind": the same without the reference, "flags" and
         "blind_flags": as `judge.Flag`, the gravest first}}; "reference" is {} for an empty reference.
     """
-    seen = look.look(pair, plane=str(record.resolved.get("plane", "axial")))
-    found: dict[str, Any] = {"reference": {}, "flags": []}
-    blind = judge.judge(seen, blind=True)
-    found["blind"] = _rounded(blind)
-    found["blind_flags"] = [dataclasses.asdict(flag) for flag in judge.flags(seen, blind)]
-    verdicts = judge.judge(seen, blind=False) if pair.reference is not None else {}
+    plane = str(record.resolved.get("plane", "axial"))
+    judged = judge.judged(pair, plane if plane in PLANES else "axial")
+    known = judged.reference
     if not pair.n_reference:
-        verdicts = {name: one for name, one in verdicts.items() if name == "hallucination"}
-    found["reference"] = _rounded(verdicts)
-    found["flags"] = [dataclasses.asdict(flag) for flag in judge.flags(seen, verdicts)]
+        known = {name: one for name, one in known.items() if name == "hallucination"}
+    found = {
+        "reference": _rounded(known),
+        "flags": [dataclasses.asdict(flag) for flag in judge.flags(judged.seen, known)],
+        "blind": _rounded(judged.blind),
+        "blind_flags": [dataclasses.asdict(flag) for flag in judge.flags(judged.seen, judged.blind)],
+    }
     return {"failures": np.array(json.dumps(found))}
 
 

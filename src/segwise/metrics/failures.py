@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from segwise.card import Measure, MetricCard
 from segwise.pair import Pair, undefined
-from segwise.signatures import judge, look
+from segwise.signatures import judge
 from segwise.signatures.hallucination import empty_slice_ml
 
 CARD = MetricCard(
@@ -54,14 +54,14 @@ def score(pair: Pair, *, plane: str = "axial") -> dict[str, float]:
     Raises:
         SpecError: an unknown plane.
     """
-    seen = look.look(pair, plane=plane)
+    judged = judge.judged(pair, plane)
     values: dict[str, float] = dict.fromkeys(CARD.measures, undefined(pair.gap))
     if pair.reference is not None:
-        found = {name: one.severity for name, one in judge.judge(seen, blind=False).items()}
+        found = {name: one.severity for name, one in judged.reference.items()}
         if not pair.n_reference:
             found |= {name: undefined(pair.gap) for name in _NEED_TARGET}
-        values |= found | {"false_ml_per_empty_slice": empty_slice_ml(seen)}
-    if not pair.n_prediction and seen.box is None:
+        values |= found | {"false_ml_per_empty_slice": empty_slice_ml(judged.seen)}
+    if not pair.n_prediction and judged.seen.box is None:
         return values | {name: undefined("prediction empty") for name in values if name.startswith("blind_")}
-    blind = {f"blind_{name}": one.severity for name, one in judge.judge(seen, blind=True).items()}
+    blind = {f"blind_{name}": one.severity for name, one in judged.blind.items()}
     return values | blind | {"blind_worst": max(blind.values())}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segwise.report import figures, quality
-from segwise.report.gather import Arm, Gathered, Outcome
+from segwise.report.gather import Arm, Gathered, Item, Outcome
 from segwise.report.markup import DASH, count, details, e, figure, heat, listing, number, table
 from segwise.report.overlay import Crops
 
@@ -103,7 +103,8 @@ def failures(gathered: Gathered, place: Mapping[str, int], crops: Crops) -> str:
     lead = (
         "<p>Five ways to fail, each measured against the reference and, as on a new scan, from the mask and its prompt "
         "alone. A result is flagged where it goes beyond what good masks reach. These thresholds come from real masks, "
-        "spoilt in known ways, not from this run; each signature flags about one good mask in twenty.</p>"
+        "spoilt in known ways, not from this run: one good mask in twenty is flagged there, on other structures up to "
+        "one in ten with the reference and one in four without.</p>"
     )
     stored = {case.outcome.last.key: case for case in found}
     told = quality.block([case.outcome for case in found], gathered.primary, lambda o: stored[o.last.key].gravest)
@@ -191,8 +192,14 @@ def _list(found: Sequence[_Case], measure: str) -> str:
     flagged += [(case, case.blind[0], True) for case in found if case.blind and not case.seen]
     flagged.sort(key=lambda one: (one[2], -one[1].severity, one[0].outcome.item, one[0].arm.label))
     used: Counter[str] = Counter()
-    first, rest = [], []
+    first: list[tuple[_Case, _Flag, bool]] = []
+    rest: list[tuple[_Case, _Flag, bool]] = []
+    shown_once: set[tuple[str, Item]] = set()
     for one in flagged:
+        key = one[0].arm.label, one[0].outcome.item
+        if key in shown_once:  # another draw of the same target
+            continue
+        shown_once.add(key)
         used[one[0].arm.label] += 1
         (first if used[one[0].arm.label] <= PER_ARM and len(first) < SHOWN else rest).append(one)
     if not first:

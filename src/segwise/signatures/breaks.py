@@ -61,7 +61,7 @@ def without(seen: Seen) -> dict[str, Found]:
     empty[low:high] = areas[low:high] == 0
     found = _signs(mask)
     gone = np.zeros_like(mask)
-    for i in np.flatnonzero(empty):  # a gap shows where its neighbours are
+    for i in map(int, np.flatnonzero(empty)):  # a gap shows where its neighbours are
         gone[i] = mask[max(0, i - 1)] | mask[i + 1]
     found["gaps"] = Found(float(empty.sum()) / max(1, high - low), gone if empty.any() else np.zeros_like(mask))
     holes = _holes(mask)

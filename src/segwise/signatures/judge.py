@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from segwise.pair import Pair
 from segwise.signatures import breaks, decay, hallucination, leak, overrun, scale
-from segwise.signatures.look import Found, Seen
+from segwise.signatures.look import Found, Seen, look
 
 SIGNATURES = {
     "leak": leak,
@@ -52,6 +54,33 @@ class Flag:
     slice: int
     low: tuple[int, ...]
     high: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """All verdicts on a pair.
+
+    Attributes:
+        seen: its slices.
+        reference: by signature, {} without a reference.
+        blind: by signature, from mask and prompt alone.
+    """
+
+    seen: Seen
+    reference: dict[str, Verdict]
+    blind: dict[str, Verdict]
+
+
+@functools.lru_cache(maxsize=1)  # the metric and what the report shows of it ask one after the other
+def judged(pair: Pair, plane: str) -> Judged:
+    """Every signature with and without the reference, made once for a pair.
+
+    Raises:
+        SpecError: an unknown plane.
+    """
+    seen = look(pair, plane=plane)
+    known = {} if pair.reference is None else judge(seen, blind=False)
+    return Judged(seen, known, judge(seen, blind=True))
 
 
 def components(seen: Seen, *, blind: bool) -> dict[str, dict[str, Found]]:

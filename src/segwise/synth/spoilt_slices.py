@@ -142,7 +142,7 @@ def _distance(target: Sliced) -> Array:
     """float64 [N]: 0 in the middle third of the target, growing to 1 at its ends."""
     low, high = target.ends
     away = np.abs(np.arange(len(target.mask)) - (low + high - 1) / 2) / max(1.0, (high - low) / 2)
-    return np.clip((away - 1 / 3) * 1.5, 0, 1)
+    return np.asarray(np.clip((away - 1 / 3) * 1.5, 0, 1))
 
 
 def shrinking(target: Sliced, level: int, rng: np.random.Generator) -> Array:
