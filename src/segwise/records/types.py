@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 STAGES = ("read_s", "encode_s", "prompt_s", "decode_s", "write_s")
-OWN_PROVENANCE = ("reference", "seeds", "union", "device_bytes")  # differs from record to record; the rest is shared
+OWN_PROVENANCE = (
+    "reference",
+    "seeds",
+    "union",
+    "device_bytes",
+    "label",
+)  # differs from record to record; the rest is shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +88,8 @@ class Plan:
         seeds: how many draws of prompters that draw.
         study: what is trained first, or None.
         conditions: of the image: every task is done on the case as it is, then under each of these.
-        persons: family and number of generated persons where no data are given, e.g. ("torso", 6).
+        persons: families and numbers of generated persons where no data are given, e.g. (("torso", 6),): one data set
+            each.
     """
 
     name: str
@@ -96,7 +103,7 @@ class Plan:
     seeds: int = 1
     study: Study | None = None
     conditions: tuple[str, ...] = ()
-    persons: tuple[str, int] = ("", 0)
+    persons: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
