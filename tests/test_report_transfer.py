@@ -111,3 +111,8 @@ def test_a_descriptor_that_a_person_can_check():
     found = descriptors.of(Volume.of(array, grid, (Channel("MR"),)))
     assert found["modality"] == "MR" and found["spacing_mm"] == [3.0, 2.0, 1.0] and found["shape"] == [2, 3, 100]
     assert found["intensity"] == pytest.approx([15.95, 150.5, 285.05])
+
+
+def test_sets_that_share_no_arm_are_said_to_share_none():
+    runs = join(outcome("one", dataset="Aset", card=CARDS["one"]), outcome("two", dataset="Bset", card=CARDS["two"]))
+    assert "share arms with values" in transfer.section(gather(*runs))

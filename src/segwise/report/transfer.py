@@ -74,7 +74,7 @@ def matrix(arms: Sequence[Arm], part_of: Callable[[Item], str]) -> list[Transfer
     parts = sorted({part_of(item) for arm in arms for item in arm.values})
     able = [arm for arm in arms if {part_of(item) for item in arm.values} == set(parts)]
     tables = {part: _table_of(able, _equals(part_of, part)) for part in parts} if able else {}
-    if len(parts) < 2 or any(not t.size for t in tables.values()):
+    if len(parts) < 2 or not able or any(not table_.size for table_ in tables.values()):
         return []
     best = {part: int(table.mean(axis=0).argmax()) for part, table in tables.items()}
     return [_transfer(able, tables[b], a, b, best[a], best[b]) for a in parts for b in parts]
