@@ -80,3 +80,10 @@ def test_levels_are_what_they_say(scan):
 def test_a_seed_repeats_and_another_differs():
     one, again, other = (lesions(seed, spacing_mm=4.0).labels for seed in (2, 2, 3))
     assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+def test_a_lesion_stays_in_its_place(scan):
+    """No more of any lesion than its cell holds: rough borders throw nothing far away."""
+    for i, name in scan.names.items():
+        places = scan.volume.grid.mm(np.argwhere(scan.labels == i))
+        assert np.ptp(places, axis=0).max() < 50, name

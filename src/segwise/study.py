@@ -28,10 +28,10 @@ from segwise.training.labelled import Budget
 from segwise.training.loop import Progress
 from segwise.weights import folders
 
-FAMILIES = ("torso", "thin-torso", "head", "lesions")  # that no shipped model saw
+FAMILIES = ("torso", "head", "thin-torso", "thick-torso", "lesions")  # that no shipped model saw
 FIRST = 900  # seed of the first person
 EXTRA = 5900  # of the first one that is only trained on
-TORSO_MM, THIN_MM, HEAD_MM = (3.0, 5.5, 5.5), (1.0, 4.0, 4.0), (3.5, 3.5, 3.5)
+TORSO_MM, THIN_MM, THICK_MM, HEAD_MM = (3.0, 5.5, 5.5), (1.0, 4.0, 4.0), (6.0, 4.0, 4.0), (3.5, 3.5, 3.5)
 LESIONS_MM = (4.0, 2.0, 2.0)
 RATE, ADAPT_RATE = 1e-3, 3e-4
 Say = Callable[[str], None]
@@ -90,6 +90,8 @@ def _person(family: str, seed: int) -> Scan:
         return ct(torso(seed, spacing_mm=2.2), seed, spacing_mm=TORSO_MM)
     if family == "thin-torso":
         return ct(torso(seed, spacing_mm=2.2), seed, spacing_mm=THIN_MM)
+    if family == "thick-torso":  # as of another scanner: thick slices and twice the noise
+        return ct(torso(seed, spacing_mm=2.2), seed, spacing_mm=THICK_MM, noise_hu=28.0)
     if family == "lesions":
         return ct(lesions(seed), seed, spacing_mm=LESIONS_MM)
     return mr(head(seed), seed, spacing_mm=HEAD_MM)

@@ -248,7 +248,8 @@ def compare(
 def run(
     plan: Annotated[str, typer.Argument(help="Name of a shipped plan (segwise list plans) or path of a .toml file.")],
     data: Annotated[
-        Path | None, typer.Option(help="Folder of a data set; not needed by a study that makes its own persons.")
+        list[Path] | None,
+        typer.Option(help="Folder of a data set; repeat for several. Not needed by a plan that makes its own persons."),
     ] = None,
     out: RunOut = None,
     layout: Layout = None,
@@ -260,10 +261,12 @@ def run(
 
     found = api.read_plan(plan)
     if found.study is not None:
-        studied(found, data, out, layout=layout, workers=workers, dry_run=dry_run)
+        if data and len(data) > 1:
+            raise SpecError(f"{plan} trains on one data set, and {len(data)} came; give --data once")
+        studied(found, data[0] if data else None, out, layout=layout, workers=workers, dry_run=dry_run)
         return
     data = data or generated(found, out)
-    if data is None:
+    if not data:
         raise SpecError(f"{plan} compares on your data: give --data FOLDER")
     _experiment(found, data, out, layout=layout, workers=workers, dry_run=dry_run)
 
@@ -306,7 +309,9 @@ def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Folder o
     screen.done("Report", path)
 
 
-def _experiment(plan: Plan, data: Path, out: Path | None, *, layout: str | None, workers: int, dry_run: bool) -> None:
+def _experiment(
+    plan: Plan, data: Path | list[Path], out: Path | None, *, layout: str | None, workers: int, dry_run: bool
+) -> None:
     from segwise import api
 
     if out is None and not dry_run:

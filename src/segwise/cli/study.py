@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from segwise.records.types import Plan
 
 
-def generated(plan: Plan, out: Path | None) -> Path | None:
-    """The folder of the persons that a plan makes where no data are given, beside the run; None if it makes none."""
+def generated(plan: Plan, out: Path | None) -> list[Path]:
+    """The folders of the persons that a plan makes where no data are given, beside the run; [] if it makes none."""
     from segwise import study
     from segwise.records.types import Study
 
-    if not plan.persons[1]:
-        return None
+    if not plan.persons:
+        return []
     if out is None:
         raise SpecError(f"{plan.name} makes its own persons, beside the run; give -o RUN")
+    root = out.with_name(f"{out.name}-data")
     with screen.progress() as tick:
-        return study.persons(Study(persons=plan.persons), out.with_name(f"{out.name}-data"), tick=tick)
+        return [study.persons(Study(persons=one), root / one[0], tick=tick) for one in plan.persons]
 
 
 def studied(

@@ -24,7 +24,7 @@ from segwise import assemble
 from segwise.assemble import Built
 from segwise.case import Case, Target
 from segwise.errors import NoSuchStructure, PromptError, RunError, SegwiseError
-from segwise.evaluate import conditions, cost, inventory, references
+from segwise.evaluate import conditions, cost, descriptors, inventory, references
 from segwise.evaluate.cost import timed
 from segwise.evaluate.ledger import Key, Ledger
 from segwise.evaluate.masks import Masks
@@ -131,6 +131,7 @@ class Worker:
             "grid": play.volume.grid.digest,
             "prompter_version": play.prompter.info.version,
             "condition": conditions.axis_of(play.task.condition),
+            "image": descriptors.of(play.volume),
         }
         more = {"device_bytes": peak.device_bytes} if peak.device_bytes else {}
         own = {**record.provenance, **more}
@@ -292,7 +293,12 @@ class _Play:
                 seconds={stage: round(s, 6) for stage, s in (seconds or {}).items()},
                 given=dict(info.given),
                 resolved=dict(info.resolved),
-                provenance={"reference": self.digests[name], "reference_ml": self.volumes_ml[name], "seeds": seeds},
+                provenance={
+                    "reference": self.digests[name],
+                    "reference_ml": self.volumes_ml[name],
+                    "seeds": seeds,
+                    "label": references.label(self.case, name),
+                },
                 **facts,
             )
         )

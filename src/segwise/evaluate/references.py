@@ -70,6 +70,15 @@ def targets(case: Case, names: Sequence[str], grid: Grid) -> dict[str, Target]:
     return {name: one(name) for name in names}
 
 
+def label(case: Case, name: str) -> str:
+    """What the data set itself calls a target; a union made here is its sides', joined by "+"."""
+    structure = case.structure(name)
+    if structure is not None:
+        return structure.raw
+    sides = (case.structure(side) for side in unions(case).get(name, ()))
+    return " + ".join(side.raw for side in sides if side is not None)
+
+
 def ignored(case: Case) -> Array | None:
     """bool [D, H, W]: voxels that must not be scored, or None."""
     if case.ignore is None:

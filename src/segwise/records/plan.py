@@ -78,7 +78,7 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Plan:
         seeds=_count(content.get("seeds", 1), f"{source}: seeds"),
         study=_study(content["study"], f"{source}: study") if "study" in content else None,
         conditions=tuple(c for c in _specs(content.get("conditions", []), f"{source}: conditions") if c != AS_IS),
-        persons=_persons(content.get("persons"), f"{source}: persons"),
+        persons=_families(content.get("persons", []), f"{source}: persons"),
         scenario=_text(content.get("scenario", ""), f"{source}: scenario"),
     )
     if not plan.models and not plan.pairs and plan.study is None:
@@ -141,6 +141,14 @@ def _persons(value: Any, where: str) -> tuple[str, int]:
         return "", 0
     table = _table(value, where, ("family", "n"), ("family", "n"))
     return _text(table["family"], f"{where}.family"), _count(table["n"], f"{where}.n")
+
+
+def _families(value: Any, where: str) -> tuple[tuple[str, int], ...]:
+    tables = [value] if isinstance(value, Mapping) else _list(value, where)
+    found = tuple(_persons(item, f"{where}[{i}]") for i, item in enumerate(tables))
+    if len({family for family, _ in found}) < len(found):
+        raise PlanError(f"{where}: {', '.join(family for family, _ in found)}: expected every family once")
+    return found
 
 
 def _share(value: Any, where: str, *, least: float = 1e-6, most: float = 1.0) -> float:

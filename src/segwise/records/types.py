@@ -16,6 +16,7 @@ OWN_PROVENANCE = (
     "seeds",
     "union",
     "device_bytes",
+    "label",
 )  # differs from record to record; the rest is shared
 
 
@@ -94,7 +95,8 @@ class Plan:
         seeds: how many draws of prompters that draw.
         study: what is trained first, or None.
         conditions: of the image: every task is done on the case as it is, then under each of these.
-        persons: family and number of generated persons where no data are given, e.g. ("torso", 6).
+        persons: families and numbers of generated persons where no data are given, e.g. (("torso", 6),): one data set
+            each.
         scenario: of cost and workflow, by name or path; "" for none.
     """
 
@@ -109,7 +111,7 @@ class Plan:
     seeds: int = 1
     study: Study | None = None
     conditions: tuple[str, ...] = ()
-    persons: tuple[str, int] = ("", 0)
+    persons: tuple[tuple[str, int], ...] = ()
     scenario: str = ""
 
 

@@ -73,7 +73,8 @@ def answer(panel: Panel, result: Comparison, measure: str) -> str:
         arm = panel.arms[i]
         spent, peak = _seconds(arm, panel), _peak(arm)
         lost = arm.mean(CONTINUITY, panel.items)
-        smooth = "" if lost is None else f", {number(lost)} less continuous than the reference"
+        than = "less" if lost is not None and lost >= 0 else "more"
+        smooth = "" if lost is None else f", {number(abs(lost))} {than} continuous than the reference"
         told.append(
             f"<b>{kind_of(arm)}</b> ({e(arm.label)}) {number(float(result.mean[i]))}{smooth}, {seconds(spent)} and "
             f"{n_bytes(peak)} a target"

@@ -29,6 +29,7 @@ from segwise.report import (
     shapes,
     shell,
     structures,
+    transfer,
     words,
 )
 from segwise.report.by_slice import by_slice
@@ -155,7 +156,7 @@ def plan_of(value: Any) -> Plan | None:
     fields: dict[str, Any] = {
         key: tuple(item) if isinstance(item, list) else item for key, item in value.items() if key in known
     }
-    fields["persons"] = tuple(fields.get("persons", ("", 0)))
+    fields["persons"] = tuple(tuple(one) for one in fields.get("persons", ()))
     fields.pop("study", None)  # what was trained is told by the models' cards
     fields["pairs"] = tuple(Pair(**item) for item in fields.get("pairs", ()))
     fields["cases"] = tuple(
@@ -184,6 +185,7 @@ def _sections(
         ("generated", "Generated data", generated.section(gathered)),
         ("prompts", "What is said", prompts.section(gathered)),
         ("text-or-box", "Named or boxed", human_time.section(gathered)),
+        ("transfer", "From data set to data set", transfer.section(gathered)),
         ("dimension", "Slices or volumes", dimension.section(gathered)),
         ("shapes", "Shapes", shapes.section(gathered)),
         ("scaling", "Compute at inference", scaling.section(gathered)),

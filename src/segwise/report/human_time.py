@@ -13,14 +13,12 @@ from statistics import fmean, median
 
 import numpy as np
 
-from segwise import catalog
-from segwise.errors import CatalogError
 from segwise.report import figures
 from segwise.report.gather import Arm, Gathered, panel_of
 from segwise.report.markup import count, e, figure, listing, number, signed, table
 from segwise.report.markup import note as said
+from segwise.report.specs import gives
 from segwise.report.statistics import ALPHA, interval_of_mean, signed_rank, subject_means, subjects_needed
-from segwise.spec import parse
 
 CLICK_S, BOX_S, NAME_S = 2.4, 7.0, 3.0
 ENOUGH = 0.02  # of the measure: words that lose no more than this are worth their saving anyhow
@@ -77,9 +75,9 @@ def section(gathered: Gathered) -> str:
 
 def _best(gathered: Gathered) -> tuple[Arm, Arm] | None:
     """The best arm asked in words and the best one that was given a box, by mean on the targets of all of them."""
-    able = [arm for arm in gathered.arms if arm.ranked and _gives(arm.key[1])]
-    groups = [[a for a in able if (_gives(a.key[1]) == {"text"}) == words] for words in (True, False)]
-    groups[1] = [arm for arm in groups[1] if "box" in _gives(arm.key[1])]
+    able = [arm for arm in gathered.arms if arm.ranked and gives(arm.key[1])]
+    groups = [[a for a in able if (gives(a.key[1]) == {"text"}) == words] for words in (True, False)]
+    groups[1] = [arm for arm in groups[1] if "box" in gives(arm.key[1])]
     if not all(groups):
         return None
     chosen = []
@@ -90,20 +88,12 @@ def _best(gathered: Gathered) -> tuple[Arm, Arm] | None:
     return chosen[0], chosen[1]
 
 
-def _gives(prompter: str) -> set[str]:
-    try:
-        parts = (parse(prompter).base, *parse(prompter).plus)
-        return {kind for part in parts for kind in catalog.card("prompters", part).gives}
-    except CatalogError:
-        return set()
-
-
 def person_seconds(prompter: str, n_interactions: float) -> float:
     """What a person spends on one target: the first mark of a mixed prompt is its box, the others are clicks."""
-    gives = _gives(prompter)
-    words = NAME_S if "text" in gives else 0.0
-    if "box" in gives:
-        boxes = n_interactions if gives <= {"box", "text"} else min(1.0, n_interactions)
+    kinds = gives(prompter)
+    words = NAME_S if "text" in kinds else 0.0
+    if "box" in kinds:
+        boxes = n_interactions if kinds <= {"box", "text"} else min(1.0, n_interactions)
         return words + BOX_S * boxes + CLICK_S * (n_interactions - boxes)
     return words + CLICK_S * n_interactions
 

@@ -12,17 +12,15 @@ from statistics import fmean
 
 import numpy as np
 
-from segwise import catalog
-from segwise.errors import CatalogError
 from segwise.records.types import Record, Score
 from segwise.report import figures
 from segwise.report.conditions import is_absent
 from segwise.report.gather import Arm, Gathered, Item, gather
 from segwise.report.markup import count, e, figure, number, signed, table
 from segwise.report.markup import note as said
+from segwise.report.specs import gives, parsed
 from segwise.report.statistics import ALPHA, Floats, interval_of_mean, signed_rank, subject_means, subjects_needed
 from segwise.report.turning import broken
-from segwise.spec import parse
 
 PLAIN = "name"  # the prompter that says the common name
 MISTAKES = "letters"  # the argument that counts spelling mistakes
@@ -73,11 +71,7 @@ def variants(gathered: Gathered) -> dict[str, list[Variant]]:
 
 
 def _only_words(prompter: str) -> bool:
-    try:
-        parts = (parse(prompter).base, *parse(prompter).plus)
-        return all(tuple(catalog.card("prompters", part).gives) == ("text",) for part in parts)
-    except CatalogError:
-        return False
+    return gives(prompter) == {"text"}
 
 
 def _variant(arm: Arm, items: Sequence[Item], primary: str) -> Variant:
@@ -130,7 +124,7 @@ def _mistakes(found: Sequence[Variant]) -> tuple[list[float], Floats]:
     """Numbers of wrong letters, 0 for the plain name, and [K, P]."""
     places = {0.0: found[0]}
     for other in found[1:]:
-        letters = parse(other.prompter).args.get(MISTAKES)
+        letters = parsed(other.prompter).args.get(MISTAKES)
         if isinstance(letters, int) and len(other.values) == len(found[0].values):
             places[float(letters)] = other
     order = sorted(places)

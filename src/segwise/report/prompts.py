@@ -20,9 +20,10 @@ from segwise.report import figures
 from segwise.report.gather import Arm, Gathered, panel_of
 from segwise.report.markup import count, e, figure, number, signed, table
 from segwise.report.markup import note as said
+from segwise.report.specs import parsed
 from segwise.report.statistics import ALPHA, Floats, interval_of_mean, signed_rank, subjects_needed
 from segwise.report.turning import by_person
-from segwise.spec import Spec, Value, parse
+from segwise.spec import Spec, Value
 
 ENOUGH = 0.02  # of the measure: a prompt that loses no more than this against the best one is enough
 
@@ -87,7 +88,7 @@ def curves(gathered: Gathered) -> list[Curve]:
     for arm in gathered.arms:
         if not arm.ranked:
             continue
-        spec = parse(arm.key[1])
+        spec = parsed(arm.key[1])
         resolved = _resolved(spec)
         for name, value in resolved.items():
             if (name.endswith("_mm") or name == "n") and isinstance(value, int | float) and not isinstance(value, bool):
@@ -112,7 +113,7 @@ def _resolved(spec: Spec) -> dict[str, Value]:
 
 def _short(prompter: str) -> str:
     """Without the arguments that stand at their defaults."""
-    spec = parse(prompter)
+    spec = parsed(prompter)
     try:
         defaults = {p.name: p.default for p in catalog.member("prompters", spec.name).parameters.values()}
     except CatalogError:

@@ -17,9 +17,10 @@ from segwise.report import figures
 from segwise.report.gather import Arm, Gathered, Outcome, Panel, panel_of
 from segwise.report.markup import count, e, figure, number, seconds, signed, table
 from segwise.report.markup import note as said
+from segwise.report.specs import parsed
 from segwise.report.statistics import Floats, interval_of_mean
 from segwise.report.turning import WORTH, by_person, knee, stop
-from segwise.spec import Spec, parse
+from segwise.spec import Spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,7 @@ def curves(gathered: Gathered) -> list[Curve]:
 
 def _parts(model: str) -> tuple[str, str]:
     """(the spec without wrappers, names of its wrappers)."""
-    spec, known = parse(model), catalog.names("wrappers")
+    spec, known = parsed(model), catalog.names("wrappers")
     own = tuple(plus for plus in spec.plus if plus.name not in known)
     return str(Spec(spec.name, spec.args, own)), "+".join(plus.name for plus in spec.plus if plus.name in known)
 
@@ -145,7 +146,7 @@ def answer(curve: Curve, measure: str) -> str:
 
 
 def _at(curve: Curve, k: int) -> str:
-    plus = [p for p in parse(curve.panel.arms[k].key[0]).plus if p.name in curve.wrappers.split("+")]
+    plus = [p for p in parsed(curve.panel.arms[k].key[0]).plus if p.name in curve.wrappers.split("+")]
     what = "+".join(map(str, plus)) or "the model alone"
     return f"{e(what)} ({curve.costs[k]:.1f}× the cost)"
 

@@ -55,8 +55,9 @@ def _grid(spacing: float) -> Grid:
 
 
 def _irregular(space: Space, middle: Array, level: int, rng: np.random.Generator) -> Array:
-    """A ball whose border goes in and out by about 1.2 mm a level, over 8 mm."""
-    return blob(space, middle, (RADIUS_MM,) * 3) + 1.2 * level * noise(space.grid, rng, scale_mm=8)
+    """A ball whose border goes in and out by about 1.2 mm a level, over 8 mm; nothing of it lies far from the ball."""
+    field, waves = blob(space, middle, (RADIUS_MM,) * 3), noise(space.grid, rng, scale_mm=8)
+    return np.asarray(field + 1.2 * level * np.clip(waves, -1.6, 1.6))
 
 
 def _branching(space: Space, middle: Array, level: int, rng: np.random.Generator) -> Array:
