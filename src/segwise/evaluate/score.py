@@ -146,8 +146,8 @@ def _union(run: Run, union: str, sides: list[list[Record]], own: list[Record]) -
         loaded = [masks.get(record.mask) for record in parts]
         address = masks.put(np.logical_or.reduce([mask for mask, _ in loaded]), loaded[0][1])
         first = parts[0]
-        own = ("reference", "reference_ml", "seeds", "label")
-        shared = {key: value for key, value in first.provenance.items() if key not in own}
+        single = ("reference", "reference_ml", "seeds", "label")
+        shared = {key: value for key, value in first.provenance.items() if key not in single}
         changed = {
             "target": union,
             "round": number,
