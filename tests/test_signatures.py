@@ -82,8 +82,8 @@ def test_a_slice_that_disagrees_with_both_neighbours_is_odd_and_a_cone_is_not():
 
 def test_change_of_the_true_shape_is_no_jitter():
     walk = np.stack([np.roll(one, (i * 7) % 5 - 2, axis=1) for i, one in enumerate(BLOCK)])
-    assert values(walk, "discontinuity", blind=True)["jitter"] > 0.3
-    assert values(walk, "discontinuity", blind=False, reference=walk)["jitter"] == 0
+    assert values(walk, "discontinuity", blind=True)["jumps"] > 0.3
+    assert values(walk, "discontinuity", blind=False, reference=walk)["jumps"] == 0
 
 
 def test_stairs_are_slices_that_repeat_among_slices_that_change():

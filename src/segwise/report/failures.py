@@ -33,7 +33,7 @@ SAID = {  # component -> what was found, with its value
     "holes": "holes of {:.0%} of its area",
     "odd": "{:.0%} of it disagrees with both neighbouring slices",
     "detour": "slices go back and forth ({:.0%} of their area)",
-    "jitter": "slices jump by {:.2f} radii",
+    "jumps": "slices jump by {:.2f} radii",
     "steps": "area jumps (log ratio {:.2f} a slice)",
     "stairs": "{:.0%} of its slices repeat the one before",
     "apart": "{:.0%} of it apart from the reference",

@@ -25,7 +25,7 @@ def with_reference(seen: Seen) -> dict[str, Found]:
         odd: share of the mask that disagrees with both neighbouring slices, less that of the reference.
         detour: how much further (in 1 - DSC) two slices are apart by way of the one between them, by area, less that of
             the reference: slices that change in one direction make no detour.
-        jitter: mean second difference of the centroid's distance from the reference's centroid, in mean radii.
+        jumps: mean second difference of the centroid's distance from the reference's centroid, in mean radii.
         steps: mean difference between slices of log (area / area of the reference).
         stairs: share of neighbouring slices that hardly differ although others around them do, less the reference's.
     """
@@ -45,7 +45,7 @@ def with_reference(seen: Seen) -> dict[str, Found]:
     both = (seen.areas >= LEAST) & (seen.reference_areas >= LEAST)
     shift = _centroids(seen.prediction, both) - _centroids(seen.reference, both)
     shift = shift / np.sqrt(max(1.0, float(seen.reference_areas.sum()) / n) / np.pi)
-    found["jitter"] = _second(shift, both, seen.prediction)
+    found["jumps"] = _second(shift, both, seen.prediction)
     ratio = np.log(np.maximum(seen.areas, 1) / np.maximum(seen.reference_areas, 1))
     pair = both[1:] & both[:-1]
     change = np.abs(np.diff(ratio)) * pair
@@ -68,7 +68,7 @@ def without(seen: Seen) -> dict[str, Found]:
     found["holes"] = Found(float(holes.sum()) / max(1, int(areas.sum())), holes)
     enough = areas >= LEAST
     radius = np.sqrt(areas[areas > 0].mean() / np.pi) if areas.any() else 1.0
-    found["jitter"] = _second(_centroids(mask, enough) / radius, enough, mask)
+    found["jumps"] = _second(_centroids(mask, enough) / radius, enough, mask)
     found["steps"] = _second(np.log(np.maximum(areas, 1))[:, None], enough, mask)
     return found
 
