@@ -156,7 +156,7 @@ def plan_of(value: Any) -> Plan | None:
     fields: dict[str, Any] = {
         key: tuple(item) if isinstance(item, list) else item for key, item in value.items() if key in known
     }
-    fields["persons"] = tuple(tuple(one) for one in fields.get("persons", ()))
+    fields["persons"] = tuple(tuple(one) for one in fields.get("persons", ()) if isinstance(one, list | tuple))
     fields.pop("study", None)  # what was trained is told by the models' cards
     fields["pairs"] = tuple(Pair(**item) for item in fields.get("pairs", ()))
     fields["cases"] = tuple(
