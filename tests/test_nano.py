@@ -186,15 +186,6 @@ def test_clips_go_one_way_or_one_way_and_then_the_other():
     assert any(min(one) < 0 for one in places)
 
 
-def test_the_last_clips_are_longer_and_show_fewer_targets():
-    stream = dataclasses.replace(
-        sam2_nano.recipe(seed=3, steps=2).stream, longer_from=0, single=0.0, longest=(40, 8, 2)
-    )
-    before, after = [[clip for i in range(k, k + 4) for clip in stream.batch(i)] for k in (36, 40)]
-    assert max(len(clip.views) for clip in before) <= sam2_nano.LONGEST
-    assert all(4 <= len(clip.views) <= 8 and len(clip.masks) <= 2 for clip in after)
-
-
 def test_batches_depend_on_their_index_alone():
     stream = sam2_nano.recipe(seed=3, steps=2).stream
     first, again = stream.batch(5), (stream.batch(1), stream.batch(5))[1]

@@ -208,13 +208,6 @@ def test_the_rate_rises_along_a_line_and_falls_along_half_a_cosine():
     assert scheduled(110, settings) == scheduled(500, settings) == pytest.approx(0.2)
 
 
-def test_the_rate_may_fall_once_more_from_another_height():
-    once = Settings(steps=60, rate=2.0, warmup=10, floor=0.1)
-    twice = Settings(steps=100, rate=2.0, warmup=10, floor=0.1, again=(60, 1.0))
-    assert [scheduled(s, twice) for s in range(60)] == [scheduled(s, once) for s in range(60)]
-    assert [scheduled(s, twice) for s in (60, 80, 100)] == pytest.approx([1.0, 0.1 + 0.9 * 0.5, 0.1])
-
-
 def test_the_time_left_is_of_the_pace_after_the_first_batch(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])

@@ -61,8 +61,6 @@ class Settings:
     Attributes:
         steps: optimiser steps of the whole schedule.
         rate: greatest learning rate, after `warmup` steps; it falls along a cosine to `rate * floor`.
-        again: (step, rate) where the rate has fallen and falls once more, from another one to the end; None: it falls
-            once.
         decay: of weights (AdamW); tensors of one axis are left out.
         average: of the exponential moving average of the weights, at the end; it begins lower.
         clip: greatest norm of the gradient.
@@ -84,7 +82,6 @@ class Settings:
     average: float = 0.998
     clip: float = 1.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    again: tuple[int, float] | None = None
     seed: int = 0
     keep_every: int = 50
     validate_every: int = 0

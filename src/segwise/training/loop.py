@@ -270,15 +270,11 @@ def _finite(value: torch.Tensor, what: str, step: int) -> None:
 
 
 def scheduled(step: int, settings: Settings) -> float:
-    """The learning rate of a step: a linear start, then half a cosine to its floor, and once more where it does so."""
+    """The learning rate of a step: a linear start, then half a cosine to its floor."""
     if step < settings.warmup:
         return settings.rate * (step + 1) / settings.warmup
-    first, last, rate = settings.warmup, settings.steps, settings.rate
-    if settings.again is not None:
-        middle, second = settings.again
-        first, last, rate = (first, middle, rate) if step < middle else (middle, last, second)
-    share = min(1.0, (step - first) / max(1, last - first))
-    return rate * (settings.floor + (1 - settings.floor) * 0.5 * (1 + math.cos(math.pi * share)))
+    share = min(1.0, (step - settings.warmup) / max(1, settings.steps - settings.warmup))
+    return settings.rate * (settings.floor + (1 - settings.floor) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 @torch.no_grad()
@@ -312,8 +308,6 @@ def _identity(settings: Settings, everyone: World) -> dict[str, Any]:
     kept = asdict(settings)
     for free in ("keep_every", "validate_every", "ahead", "makers", "threads", "gather"):
         kept.pop(free)
-    if kept["again"] is None:
-        kept.pop("again")
     each = settings.gather * everyone.size
     return {**kept, **({"batches a step": each} if each > 1 else {})}
 

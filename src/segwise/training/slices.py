@@ -68,8 +68,6 @@ class Slices:
         single: share of the others that do so too.
         thickest: voxels of a world a slice, at most.
         bodies: share of the scenes that are phantoms of body regions; the others are worlds of shapes.
-        longest: (index, slices, targets): batches from it on show clips of half as many slices to as many, and fewer
-            targets; None for none.
     """
 
     frame: Frame[Any]
@@ -82,7 +80,6 @@ class Slices:
     single: float = 0.15
     thickest: float = 4.0
     bodies: float = 0.0
-    longest: tuple[int, int, int] | None = None
 
     def batch(self, index: int) -> list[Clip]:
         """Clips of one length."""
@@ -90,16 +87,12 @@ class Slices:
         newest = index // BATCHES + AT_HAND
         made: list[Clip] = []
         short = index < self.longer_from or self.n_slices == 1 or rng.random() < self.single
-        low, high, targets = 2, self.n_slices, self.targets
-        if self.longest is not None and index >= self.longest[0]:
-            _, high, targets = self.longest
-            low = high // 2
-        n = 1 if short else int(rng.integers(low, high + 1))
+        n = 1 if short else int(rng.integers(2, self.n_slices + 1))
         offsets = _offsets(n, rng)
         while len(made) < max(1, self.views // n):
             number = int(newest - rng.integers(0, AT_HAND))
             scene = _scene(self.frame, self.seed, number, self.thickest, self.bodies)
-            clip = _clip(self.frame, scene, rng, most=targets, offsets=offsets, early=index < self.easy_until)
+            clip = _clip(self.frame, scene, rng, most=self.targets, offsets=offsets, early=index < self.easy_until)
             made += [] if clip is None else [clip]
         return made
 

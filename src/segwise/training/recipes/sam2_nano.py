@@ -31,11 +31,9 @@ from segwise.training.contract import Measures, Recipe, Settings
 from segwise.training.slices import EARLY, LATE, Clip, Slices, asked, clicked, first_words, mask_loss, overlaps, shown
 
 NAME, FILE = "sam2-nano", "sam2_nano.safetensors"
-STEPS, FIRST = 7600, 6000  # FIRST: of them before the longer clips
-SHORT = 0.4  # share of the first steps with single slices only
+STEPS = 6000
+SHORT = 0.4  # share of the steps with single slices only
 VIEWS, TARGETS, LONGEST = 4, 6, 6
-LONGER, FEWER = 12, 4  # slices and targets of the last clips: what memory loses, it loses over many slices
-AGAIN = 5e-4  # rate from which they begin
 BODIES = 0.65  # share of the scenes
 CALM = 0.1  # balance of the mask loss of clips: more of it pays for masks that grow from slice to slice
 TOLD = 0.25  # of the slices that follow remember what should have been answered
@@ -209,7 +207,6 @@ def recipe(*, seed: int = 0, steps: int | None = None) -> Recipe:
         steps: of the schedule; None for those of the weights in the package.
     """
     steps = steps or STEPS
-    first = max(1, FIRST * steps // STEPS)
     parts = untrained(seed)
     net: Sam2Net = parts.net.requires_grad_(True)
     net.video = False  # absent slices are filled by the objective, so that their logits learn
@@ -220,11 +217,10 @@ def recipe(*, seed: int = 0, steps: int | None = None) -> Recipe:
         views=VIEWS,
         targets=TARGETS,
         n_slices=LONGEST,
-        longer_from=int(SHORT * first),
+        longer_from=int(SHORT * steps),
         easy_until=EASY,
         thickest=8.0,
         bodies=BODIES,
-        longest=(first, LONGER, FEWER),
     )
     held_out = Slices(
         frame, seed=seed + 500, views=LONGEST, targets=TARGETS, n_slices=LONGEST, single=0.0, bodies=BODIES
@@ -239,14 +235,7 @@ def recipe(*, seed: int = 0, steps: int | None = None) -> Recipe:
         objective=objective,
         stream=stream,
         settings=Settings(
-            steps=steps,
-            rate=1e-3,
-            again=(first, AGAIN),
-            warmup=40,
-            decay=0.02,
-            precision="fp32",
-            seed=seed,
-            validate_every=300,
+            steps=steps, rate=1e-3, warmup=40, decay=0.02, precision="fp32", seed=seed, validate_every=300
         ),
         save=save,
         note="nano, trained on synthetic data: slices and clips of procedural worlds and bodies",
