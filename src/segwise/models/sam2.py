@@ -111,8 +111,8 @@ CARD = ModelCard(
         ),
         WeightFile(
             file="sam2_nano/sam2_nano.safetensors",
-            n_bytes=3199892,
-            sha256="7d0931f46f8b431627610672a68a2d701b717492b1fe3279e2a644ee310447d9",
+            n_bytes=3218548,
+            sha256="782e83c73a5b6be311f8c92d409fbfbef8da2abe1d59052a038dbdd2f55d93d9",
             variant="nano",
             packaged=True,
         ),
@@ -120,9 +120,9 @@ CARD = ModelCard(
     training_sets=("SA-1B", "SA-V"),
     training_note=(
         "beside SA-1B and SA-V films that its authors do not publish, none of them said to be medical; size=nano: "
-        "weights of Segwise (Apache-2.0), trained on synthetic data only, slices and clips of up to four slices of "
-        "procedural worlds (6,500 steps, seed 0); made again by segwise train sam2-nano. What it remembers runs off "
-        "the object on longer stacks: one prompted slice carried on is worse than its box repeated"
+        "weights of Segwise (Apache-2.0), trained on synthetic data only, slices and clips of up to six slices of "
+        "procedural worlds and bodies (6,000 steps, seed 0); made again by segwise train sam2-nano. It follows an "
+        "object through a stack nearly as well as a box repeated on every slice would, not better"
     ),
     remarks={"size=nano": "nano, trained on synthetic data"},
     parameters_m=39.0,
