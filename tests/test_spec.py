@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from segwise.errors import SpecError
@@ -19,6 +19,7 @@ ARGS = st.dictionaries(st.from_regex(r"[a-z_][a-z0-9_]{0,6}", fullmatch=True), V
 
 
 @given(st.lists(st.tuples(NAMES, ARGS), min_size=1, max_size=3))
+@example([("a", {"_": '"'}), ("b", {"x": '\\"+('})])
 def test_written_and_read_again_a_spec_is_the_same(parts):
     specs = [Spec(name, args) for name, args in parts]
     spec = Spec(specs[0].name, specs[0].args, tuple(specs[1:]))

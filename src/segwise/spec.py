@@ -84,10 +84,11 @@ def fault(value: Value) -> str:
 
 
 def _split(text: str) -> list[str]:
-    depth, quote, start, parts = 0, "", 0, []
+    depth, quote, start, parts, escaped = 0, "", 0, [], False
     for i, c in enumerate(text):
         if quote:
-            quote = "" if c == quote else quote
+            quote = "" if c == quote and not escaped else quote
+            escaped = c == "\\" and not escaped
         elif c in "\"'":
             quote = c
         elif c in "()":
