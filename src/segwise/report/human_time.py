@@ -1,7 +1,8 @@
 """Named or boxed: the same targets asked for in words and with marks, with the seconds that a person spends on each.
 
 Seconds of a person are not measured here. They are those of published studies of annotators, and one assumption:
-a click 2.4 s (Bearman et al., ECCV 2016), a box 7.0 s (Papadopoulos et al., ICCV 2017), a name 3 s (assumed).
+a click 2.4 s (Bearman et al., ECCV 2016), a box 7.0 s (Papadopoulos et al., ICCV 2017), a name 3 s (assumed). The two
+figures are quoted without the papers at hand: check them before they decide anything.
 """
 
 from __future__ import annotations
