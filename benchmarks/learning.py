@@ -176,9 +176,7 @@ def one(spec: str, given: argparse.Namespace, data: Path, test: list, arms: dict
     subjects = [case.subject for case in sorted(cases, key=lambda case: case.id)]
     who = Who(data=data, targets=ORGANS, left_out=tuple(subjects[LEARNED + CURVE :]))
     text = "+" not in spec
-    budget = Budget(
-        steps=given.steps if text else given.tuned, size=1 if text else 2, rate=1e-3 if text else 3e-4, precision="fp32"
-    )
+    budget = Budget(steps=given.steps if text else given.tuned, size=1 if text else 2, rate=1e-3 if text else 3e-4)
     if text:
         made = api.specialist(spec, who, out, budget, patch_voxels=VOXELS)
     else:

@@ -97,7 +97,7 @@ class Runs:
         out = self.out / f"encoder-{ratio}-{target}-{seed}"
         if not (out / "pretrained.json").is_file():
             split = listed(self.out / "splits" / "bare.json", self.bare, self.left)
-            budget = Budget(steps=self.given.before, rate=5e-4, precision="fp32", seed=seed)
+            budget = Budget(steps=self.given.before, rate=5e-4, seed=seed)
             who = Who(data=self.data, split=split)
             made = api.pretraining(
                 self.given.model, who, out, budget, mask_ratio=ratio, target=target, patch_voxels=VOXELS
@@ -118,9 +118,7 @@ class Runs:
                 plan = pretrained.read(start).relabelled(ORGANS, ("CT",), "the data")
                 (out / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
             who = Who(data=self.data, targets=ORGANS, split=split)
-            budget = Budget(
-                steps=self.given.steps, size=self.given.batch, precision="fp32", seed=seed, validate_every=10**9
-            )
+            budget = Budget(steps=self.given.steps, size=self.given.batch, seed=seed, validate_every=10**9)
             made = api.specialist(self.given.model, who, out, budget, start=start if taken else None)
             assert bool(made.taken) == taken
             if not (out / "model.json").is_file():

@@ -66,7 +66,7 @@ def main() -> None:
             found = out / f"tested-{given.tolerance:g}.json"
             if not found.is_file():
                 who = Who(data=data, targets=ORGANS, left_out=tuple(case.subject for case in test))
-                budget = Budget(steps=given.steps, precision="fp32", seed=seed)
+                budget = Budget(steps=given.steps, seed=seed)
                 made = api.specialist(spec, who, out, budget, patch_voxels=VOXELS)
                 if not (out / "model.json").is_file():
                     timed(made, out)

@@ -33,6 +33,42 @@ def test_case_json(tmp_path: Path) -> None:
     assert list(rows(root, "case-json", "dev")) == list(found) and rows(root, "case-json", "test") == {}
 
 
+def two_grids(root: Path, *, registered: bool, away_mm: float = 0.0) -> Path:
+    """A case whose second channel is the place along x in mm, on a coarser and shorter grid."""
+    coarse = np.diag([2.0, 2, 2, 1])
+    coarse[0, 3] = 1 + away_mm
+    ramp = np.broadcast_to(1 + 2 * np.arange(4, dtype=np.float32), (3, 4, 4))
+    trees.save(root / "image.nii.gz", np.zeros((4, 6, 10), np.float32), np.diag([1.0, 1, 2, 1]))
+    trees.save(root / "image_ct.nii.gz", ramp, coarse)
+    trees.save(root / "labels.nii.gz", trees.labels(1, shape=(4, 6, 10)), np.diag([1.0, 1, 2, 1]))
+    told = {
+        "id": "both",
+        "modality": "MR",
+        "label_map": {"1": "liver"},
+        "channels": {"image.nii.gz": "MR", "image_ct.nii.gz": "CT"},
+        "registered": registered,
+    }
+    (root / "case.json").write_text(json.dumps(told))
+    return root
+
+
+def test_registered_channels_come_onto_the_grid_of_the_first(tmp_path: Path) -> None:
+    _, (case,) = find(two_grids(tmp_path / "both", registered=True), layout="case-json(channels=true)")
+    volume = case.volume()
+    assert [channel.modality for channel in volume.channels] == ["MR", "CT"]
+    assert np.allclose(volume.array[1][:3, :, 1:8], np.arange(1, 8))  # linear in world space: nothing is moved
+    assert (volume.array[1][..., 9] == 1).all() and volume.grid.shape == (4, 6, 10)  # beyond it: its lowest value
+
+
+def test_channels_of_other_grids_are_refused_unless_registered(tmp_path: Path) -> None:
+    _, (case,) = find(two_grids(tmp_path / "both", registered=False), layout="case-json(channels=true)")
+    with pytest.raises(GridError, match=r'expected one grid; .*"registered": true'):
+        case.volume()
+    _, (case,) = find(two_grids(tmp_path / "away", registered=True, away_mm=500), layout="case-json(channels=true)")
+    with pytest.raises(GridError, match=r"image_ct\.nii\.gz: lies nowhere in the field"):
+        case.volume()
+
+
 def test_links_to_one_case_are_cases_of_one_subject(tmp_path: Path) -> None:
     _, root = planted("case_json", tmp_path)
     (tmp_path / "copies").mkdir()

@@ -197,7 +197,7 @@ def _made(
         alone=part.training.on == "generated",
     )
     rate = part.training.rate or (ADAPT_RATE if spec.plus else RATE)
-    budget = Budget(steps=part.training.steps, rate=rate, size=part.training.batch, seed=part.seed, precision="fp32")
+    budget = Budget(steps=part.training.steps, rate=rate, size=part.training.batch, seed=part.seed)
     make = learn.adaptation if spec.plus else learn.specialist
     return make(part.training.model, who, part.folder, budget, tick=tick)
 

@@ -17,9 +17,11 @@ from segwise import anatomy, io
 from segwise.case import Case, Structure
 from segwise.datasets._files import relative
 from segwise.errors import DatasetError, FileError, GridError
-from segwise.geometry import Array, Channel, Grid, Volume
+from segwise.geometry import Array, Channel, Grid, Volume, regrid
 
 TOLERANCE_MM = 1e-2
+LABELS = "resample the labels to the image, or mend the header that is wrong"
+CHANNELS = 'resample one to the other, or say "registered": true in a case.json if they share one world space'
 _MR = {"mr", "mri", "flair", "adc", "dwi", "swi", "pd", "pdw", "bold", "asl", "inphase", "outphase"}
 _MR |= {"t1", "t1w", "t1c", "t1ce", "t1gd", "t1n", "t2", "t2w", "t2f", "t2s", "t2star", "t2starw"}
 _CORE = ("necrosis", "necrosis and non-enhancing tumor", "non-enhancing tumor", "enhancing tumor")
@@ -56,26 +58,32 @@ class Files:
         channels: what each channel is; more than one for one file: it is read as 4D.
         places: by name of the structure.
         expected: the only label values there may be, or () for any.
+        registered: the images share world space but maybe no grid: the further ones are brought onto the first's.
     """
 
     images: tuple[Path, ...]
     channels: tuple[str, ...]
     places: Places
     expected: tuple[int, ...] = ()
+    registered: bool = False
 
     def volume(self) -> Volume:
         """Reads the image. A channel of which neither layout nor file say what it is gets a guess from its values.
 
         Raises:
-            GridError: the channels lie on different grids.
+            GridError: the channels lie on different grids, or registered ones nowhere together.
             FileError: a file is 4D where the layout has one volume: which one is meant cannot be known.
         """
         together = len(self.images) == 1 and len(self.channels) > 1
         scans = [self._scan(path, channels=together) for path in self.images]
         grid = scans[0].grid
-        for path, scan in zip(self.images, scans, strict=True):
-            require_same(grid, scan.grid, self.images[0], path)
-        arrays = scans[0].array if len(scans) == 1 else np.concatenate([scan.array for scan in scans])
+        own = [scan.array for scan in scans]
+        for i, (path, scan) in enumerate(zip(self.images, scans, strict=True)):
+            if self.registered:
+                own[i] = _brought(scan, grid, path)
+            else:
+                require_same(grid, scan.grid, self.images[0], path, remedy=CHANNELS)
+        arrays = own[0] if len(own) == 1 else np.concatenate(own)
         said = [channel for scan in scans for channel in scan.channels]
         guess = "" if all(self._modalities(len(said))) else io.guess_modality(arrays)
         names = [name or c.modality or guess for c, name in zip(said, self._modalities(len(said)), strict=True)]
@@ -130,6 +138,20 @@ class Files:
         return (self.channels[0] if len(self.channels) == 1 else "",) * n
 
 
+def _brought(scan: Volume, grid: Grid, path: Path) -> Array:
+    """A registered channel on the case's grid: linear, its lowest value where it does not reach."""
+    if grid.close(scan.grid, tolerance_mm=TOLERANCE_MM):
+        return scan.array
+    there = regrid(np.ones(scan.grid.shape, dtype=np.uint8), scan.grid, grid, order=0, outside=0)
+    if not there.any():
+        raise GridError(
+            f"{path.parent.name}/{path.name}: lies nowhere in the field of the case's first image, expected scans of "
+            f'one world space; "registered": true is not true of it'
+        )
+    lowest = float(scan.array.min())
+    return np.stack([regrid(array, scan.grid, grid, order=1, outside=lowest) for array in scan.array])
+
+
 def _mask(labels: io.LabelMap, values: tuple[int, ...]) -> Array:
     if not values:
         return np.asarray(labels.array != 0)
@@ -138,8 +160,8 @@ def _mask(labels: io.LabelMap, values: tuple[int, ...]) -> Array:
     return np.asarray(labels.array == values[0]) if len(values) == 1 else np.isin(labels.array, values)
 
 
-def require_same(image: Grid, other: Grid, image_path: Path, other_path: Path) -> None:
-    """Compares two grids.
+def require_same(image: Grid, other: Grid, image_path: Path, other_path: Path, *, remedy: str = LABELS) -> None:
+    """Compares two grids; `remedy` is what to do where they differ.
 
     Raises:
         GridError: shapes differ, or a corner lies further than `TOLERANCE_MM` off.
@@ -148,13 +170,10 @@ def require_same(image: Grid, other: Grid, image_path: Path, other_path: Path) -
         return
     names = f"{image_path.parent.name}/{image_path.name} and {other_path.parent.name}/{other_path.name}"
     if image.shape != other.shape:
-        raise GridError(f"{names} have {image.shape} and {other.shape} voxels (D, H, W), expected one grid")
+        raise GridError(f"{names} have {image.shape} and {other.shape} voxels (D, H, W), expected one grid; {remedy}")
     corners = [[n * (k >> i & 1) for i, n in enumerate(np.array(image.shape) - 1)] for k in range(8)]
     apart = float(np.abs(image.mm(corners) - other.mm(corners)).max())
-    raise GridError(
-        f"{names} lie up to {apart:.4g} mm apart at a corner, expected at most {TOLERANCE_MM} mm; "
-        f"resample the labels to the image, or mend the header that is wrong"
-    )
+    raise GridError(f"{names} lie up to {apart:.4g} mm apart at a corner, expected at most {TOLERANCE_MM} mm; {remedy}")
 
 
 def make(
@@ -174,6 +193,7 @@ def make(
     ignore: int | None = None,
     expected: Sequence[int] = (),
     facts: Mapping[str, str] | None = None,
+    registered: bool = False,
 ) -> Case:
     """A case whose voxels are in files that `io` reads.
 
@@ -193,9 +213,10 @@ def make(
         ignore: label value that must not be scored.
         expected: the only label values there may be; others are an error on reading.
         facts: as `Case.facts`.
+        registered: as `Files.registered`.
     """
     structures, derived, places = described(list(labels))
-    files = Files(tuple(images), tuple(channels) or (modality,), places, tuple(expected))
+    files = Files(tuple(images), tuple(channels) or (modality,), places, tuple(expected), registered)
     return Case(
         id=id,
         subject=subject,

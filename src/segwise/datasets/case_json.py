@@ -19,6 +19,8 @@ CARD = DatasetCard(
         "<case>/case.json: id, subject, modality, label_map {value: name}, label_quality, licence, channels, scanner, "
         "anatomy",
         "<case>/image.nii.gz (any format that is read; image_*.nii.gz are further channels, off by default)",
+        'further channels on other grids: "registered": true says that all share one world space, and brings them onto '
+        "the first image's grid",
         "<case>/labels.nii.gz",
         "the root is the folder of case folders (links are followed) or one case folder",
     ),
@@ -108,5 +110,6 @@ def _case(root: Path, home: Path, what: Mapping[str, Any], *, id: str, channels:
         quality=quality if quality in QUALITIES else "unknown",
         licence=str(what.get("licence") or what.get("license") or ""),
         notes=[note] if isinstance(note, str) and note else [],
+        registered=what.get("registered") is True,
         facts={key: what[key] for key in ("scanner", "anatomy") if isinstance(what.get(key), str)},
     )
