@@ -107,7 +107,11 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(self.norm(x)).view(n, t, self.heads, 3, width // self.heads)  # a head's q, k, v lie together
         q, k, v = qkv.permute(3, 0, 2, 1, 4)  # [N, heads, T, width / heads] each
         bias = self.attention_biases[:, self.bias_index]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        if q.device.type == "cpu" and q.dtype == torch.bfloat16:  # its gradient takes three times as long as float32's
+            with torch.autocast("cpu", enabled=False):
+                mixed = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=bias[None].float())
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
         return self.proj(mixed.transpose(1, 2).reshape(n, t, width))  # type: ignore[no-any-return]
 
 
