@@ -145,7 +145,9 @@ def test_a_shipped_scenario_says_where_every_number_comes_from(name):
     found = scenario.read(name)
     assert set(found.assumptions) == set(scenario.KINDS)
     for one in found.assumptions.values():
-        assert one.source.startswith("assumption of the Segwise authors, 2026-11") and one.low <= one.value <= one.high
+        assumed = one.source.startswith("assumption of the Segwise authors, 2026-11, no published source")
+        assert assumed != ("; seen 2026-11" in one.source) and one.low <= one.value <= one.high
+    assert "seen 2026-11" in found.assumptions["energy_price_kwh"].source
 
 
 @pytest.mark.parametrize(

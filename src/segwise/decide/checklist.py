@@ -57,7 +57,8 @@ def checklist(facts: Facts) -> str:
     n = sum(answered(item, facts) for item in every)
     text = (
         f"{n} of {len(every)} items are traced to records or card; the others say what is missing. The items are "
-        "our own words of 2026-11 and no legal advice; read the texts in force."
+        "our own words of 2026-11 and no legal advice; read the texts in force. Those of the AI Act reach devices "
+        "under the MDR on 2 August 2028."
     )
     head = ["Asked by", '<th scope="col" class="w">What</th>', '<th scope="col" class="w">Traced to, or missing</th>']
     return note(text) + table(head, rows, name="Checklist", left=3)

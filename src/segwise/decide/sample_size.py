@@ -42,8 +42,8 @@ def size(least: float, hoped: float, *, alpha: float = 0.025, power: float = 0.9
     Raises:
         ValueError: hoped is not above least, or no study of up to 2,000 readers is enough.
 
-    Source: exact one-sample binomial test (Chow, Shao and Wang, Sample Size Calculations in Clinical Research,
-    chapter 4).
+    Source: exact one-sample binomial test, n counted up until it has the power (Chow, Shao and Wang, Sample Size
+    Calculations in Clinical Research, on exact tests for proportions; from memory, the book was not at hand).
     """
     if not 0 < least < hoped < 1:
         raise ValueError(f"shares {least:g} and {hoped:g}, expected 0 < least < hoped < 1")

@@ -1,8 +1,9 @@
 """Named or boxed: the same targets asked for in words and with marks, with the seconds that a person spends on each.
 
 Seconds of a person are not measured here. They are those of published studies of annotators, and one assumption:
-a click 2.4 s (Bearman et al., ECCV 2016), a box 7.0 s (Papadopoulos et al., ICCV 2017), a name 3 s (assumed). The two
-figures are quoted without the papers at hand: check them before they decide anything.
+a click 2.4 s (Bearman et al., ECCV 2016; quoted without the paper at hand: check it before it decides anything), a
+box 7 s (Papadopoulos et al., Extreme clicking, ICCV 2017, abstract, checked 2026-11: four extreme points on a
+photograph; the usual way takes 35 s), a name 3 s (assumed).
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def answer(named: Arm, boxed: Arm, found: Sequence[Trade], measure: str) -> str:
     doubt = (
         f"Cannot decide beyond chance for {count(unsure, 'structure')} of {len(found)}: there it reads means alone. "
     )
-    times = f"A click counts {CLICK_S:g} s, a box {BOX_S:g} s (published), a name {NAME_S:g} s (assumed)."
+    times = f"A click counts {CLICK_S:g} s (unchecked), a box {BOX_S:g} s (published), a name {NAME_S:g} s (assumed)."
     return lead + worth + (doubt if unsure else "") + times
 
 
