@@ -3,10 +3,11 @@
     python benchmarks/learning.py OUT [--models unet,resenc,…] [--steps 500] [--tuned 200] [--exchanged] [--csv FILE]
 
 Torsos of 44 x 48 x 64 voxels: 10 persons to learn from, 2 for the learning curve, 6 to test on, five organs each. Every
-model gets the same few steps, and must beat on the test persons: its own start (the untrained net, or the generalist as
-it came), the position prior (mean of the training masks, cut at the threshold that is best on them) and the best band
-of intensity (chosen on the training persons, inside the prior's reach). --exchanged gives every person the labels of
-another one: what is learned then must not beat the prior. Trainings that are there are taken as they are.
+model gets the same few steps (segresnet, which learns slowest, twice as many), and must beat on the test persons: its
+own start (the untrained net, or the generalist as it came), the position prior (mean of the training masks, cut at the
+threshold that is best on them) and the best band of intensity (chosen on the training persons, inside the prior's
+reach). --exchanged gives every person the labels of another one: what is learned then must not beat the prior.
+Trainings that are there are taken as they are.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ FIRST, LEARNED, CURVE, TESTED = 800, 10, 2, 6
 SPACING_MM = (3.0, 5.5, 5.5)
 NORM = (44, 48, 64)  # voxels of the prior
 VOXELS = 32 * 48 * 64  # of a patch at most
+LONGER = {"segresnet": 2}  # times the steps
 SPECIALISTS = ("unet", "unetr", "segresnet", "resenc")
 ADAPTED = tuple(
     f"sam(size=nano)+{name}" for name in ("decoder", "lora", "med-sa", "ma-sam", "samed", "ssf", "bias", "norm", "full")
@@ -176,7 +178,8 @@ def one(spec: str, given: argparse.Namespace, data: Path, test: list, arms: dict
     subjects = [case.subject for case in sorted(cases, key=lambda case: case.id)]
     who = Who(data=data, targets=ORGANS, left_out=tuple(subjects[LEARNED + CURVE :]))
     text = "+" not in spec
-    budget = Budget(steps=given.steps if text else given.tuned, size=1 if text else 2, rate=1e-3 if text else 3e-4)
+    steps = given.steps * LONGER.get(spec, 1) if text else given.tuned
+    budget = Budget(steps=steps, size=1 if text else 2, rate=1e-3 if text else 3e-4)
     if text:
         made = api.specialist(spec, who, out, budget, patch_voxels=VOXELS)
     else:

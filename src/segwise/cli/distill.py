@@ -41,7 +41,7 @@ def distill(
     layout: training.Layout = None,
     rate: Annotated[float, typer.Option(help="Greatest learning rate.")] = RATE,
     batch: training.Batch = 2,
-    precision: training.Precision = "fp32",
+    precision: training.Precision = "auto",
     report: Annotated[bool, typer.Option(help="Compare both on the held-out subjects at the end.")] = True,
     dry_run: training.DryRun = False,
     budget_gb: training.Budget = None,

@@ -201,7 +201,7 @@ def adapt(
     batch: Batch = 2,
     gather: Gather = 1,
     recompute: Recompute = False,
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     support: Annotated[
         int | None, typer.Option(min=1, help="Of universeg: slices of its support set; default 16.")
     ] = None,
