@@ -111,8 +111,8 @@ CARD = ModelCard(
         ),
         WeightFile(
             file="sam2_nano/sam2_nano.safetensors",
-            n_bytes=3218548,
-            sha256="782e83c73a5b6be311f8c92d409fbfbef8da2abe1d59052a038dbdd2f55d93d9",
+            n_bytes=3218564,
+            sha256="fe0389777f92fe1c9d92f76c45cfe9b89c4c3b8c8970cb566d05fa8c5d1bf794",
             variant="nano",
             packaged=True,
         ),
@@ -121,8 +121,7 @@ CARD = ModelCard(
     training_note=(
         "beside SA-1B and SA-V films that its authors do not publish, none of them said to be medical; size=nano: "
         "weights of Segwise (Apache-2.0), trained on synthetic data only, slices and clips of up to six slices of "
-        "procedural worlds and bodies (6,000 steps, seed 0); made again by segwise train sam2-nano. It follows an "
-        "object through a stack nearly as well as a box repeated on every slice would, not better"
+        "procedural worlds and bodies (10,500 steps, seed 0); made again by segwise train sam2-nano"
     ),
     remarks={"size=nano": "nano, trained on synthetic data"},
     parameters_m=39.0,

@@ -31,7 +31,7 @@ from segwise.training.contract import Measures, Recipe, Settings
 from segwise.training.slices import EARLY, LATE, Clip, Slices, asked, clicked, first_words, mask_loss, overlaps, shown
 
 NAME, FILE = "sam2-nano", "sam2_nano.safetensors"
-STEPS = 6000
+STEPS = 10500
 SHORT = 0.4  # share of the steps with single slices only
 VIEWS, TARGETS, LONGEST = 4, 6, 6
 BODIES = 0.65  # share of the scenes
