@@ -236,6 +236,20 @@ def test_depth_wants_chunks_and_a_lift_that_shows_them():
         adapted(base("sam2"), "med-sa(chunk=4)")
 
 
+def test_med_sa_as_released_trains_its_decoder_whole_and_wants_sams_own_encoder():
+    of = base("sam")
+    trained = tuned(adapted(of, "med-sa(released=true)").net)
+    whole = {
+        f"{part}.{name}"
+        for part in ("prompt_encoder", "mask_decoder")
+        for name, _ in getattr(of.parts.net, part).named_parameters()
+    }
+    assert whole < set(trained)
+    assert all(".D_fc" in name for name in set(trained) - whole)
+    with pytest.raises(SpecError, match=r"this net has others: take sam"):
+        adapted(base("litemedsam"), "med-sa(released=true)")
+
+
 @torch.no_grad()
 def test_the_prompt_makes_weights():
     """The hyper-prompting adapter alone: the same decoder changes its answer differently for other prompts."""

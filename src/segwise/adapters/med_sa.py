@@ -7,6 +7,7 @@ from segwise.card import AdapterCard
 from segwise.errors import SpecError
 from segwise.nets import blocks, hyper_prompt, space_depth
 from segwise.nets.contract import PromptNet
+from segwise.nets.sam import SamNet
 from segwise.nets.sam_vit import ImageEncoderViT
 from segwise.segmenter import Parts
 
@@ -27,6 +28,7 @@ def apply(
     hidden: int = 0,
     chunk: int = 0,
     prompts: bool = True,
+    released: bool = False,
     seed: int = 0,
     checkpoint: str | None = None,
 ) -> Parts:
@@ -37,6 +39,9 @@ def apply(
         hidden: of the adapters; 0: a quarter of a token's width (in the decoder at most 32).
         chunk: how many slices attend to each other, where the lift shows whole chunks; 0 for single slices.
         prompts: adapters in the decoder too, one of them the hyper-prompting one.
+        released: as the released code instead of the paper, on SAM's own encoder only: the norm sees the padding of
+            windows, and prompt encoder and decoder (its blocks a little changed) are trained whole in place of
+            adapters in them. Such a net differs from its base from the start.
         seed: of the adapters' first weights.
         checkpoint: a model folder, or a file of this adapter.
 
@@ -58,13 +63,31 @@ def apply(
         )
     grid = _grid(net) if chunk else (0, 0)
     kept = {id(p) for p in net.parameters()}
+    own: dict[str, object] = {"hidden": hidden, "chunk": chunk, "prompts": prompts}
     with seeded(seed):
-        space_depth.placed(found, hidden=hidden, chunk=chunk, grid=grid)
-        if prompts and isinstance(net, PromptNet):
-            hyper_prompt.placed(net.answering, hidden=hidden)
+        if released:
+            own = {"hidden": hidden, "chunk": chunk, "released": True}
+            kept -= _as_released(net, hidden=hidden, chunk=chunk)
+        else:
+            space_depth.placed(found, hidden=hidden, chunk=chunk, grid=grid)
+            if prompts and isinstance(net, PromptNet):
+                hyper_prompt.placed(net.answering, hidden=hidden)
     trained = [p for p in net.parameters() if id(p) not in kept]
-    own = {"hidden": hidden, "chunk": chunk, "prompts": prompts}
     return finished(parts, net, trained, name="med-sa", arguments=own, seed=seed, checkpoint=checkpoint)
+
+
+def _as_released(net: PromptNet, *, hidden: int, chunk: int) -> set[int]:
+    """The released code's net; the identities of what it trains beside its adapters.
+
+    Raises:
+        SpecError: the net is not SAM with its own encoder.
+    """
+    if not isinstance(net, SamNet) or not isinstance(net.image_encoder, ImageEncoderViT):
+        raise SpecError("med-sa(released=true) changes SAM's own encoder and decoder; this net has others: take sam")
+    sizes = dict.fromkeys(("space", "depth", "mlp"), hidden) if hidden else None
+    space_depth.adapted(net.image_encoder, chunk=chunk, hidden=sizes)
+    space_depth.replaced(net.mask_decoder)
+    return {id(p) for p in net.answering.parameters()}
 
 
 def _grid(net: PromptNet) -> tuple[int, int]:

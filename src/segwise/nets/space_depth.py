@@ -19,7 +19,7 @@ from segwise.errors import SpecError
 from segwise.nets.beside import Beside, Bottleneck
 from segwise.nets.blocks import Site
 from segwise.nets.contract import Decoded, Marks, PromptNet
-from segwise.nets.sam import Attention, Feedforward, MaskDecoder, SamNet
+from segwise.nets.sam import MaskDecoder, SamNet, TwoWayBlock
 from segwise.nets.sam_vit import WINDOW, Shapes, count, encoder_of, prompting_of
 
 MLP_SCALE = 0.5
@@ -78,34 +78,17 @@ class SpaceDepthAttention(nn.Module):
         return mixed.view(-1, inside, self.chunk, width).transpose(1, 2).reshape(b, h, w, width)  # type: ignore[no-any-return]
 
 
-class PlacedTwoWayBlock(nn.Module):
+class PlacedTwoWayBlock(TwoWayBlock):
     """Med-SA's block of the decoder's transformer, as stored outputs show it.
 
     It differs from SAM's in the self-attention of the tokens: the first block's has a skip, and in the others the
     places of the tokens are part of the values and of the skip too.
     """
 
-    def __init__(self, width: int, *, heads: int, hidden: int, first: bool) -> None:
-        super().__init__()
-        self.first = first
-        self.self_attn = Attention(width, heads=heads)
-        self.norm1 = nn.LayerNorm(width)
-        self.cross_attn_token_to_image = Attention(width, heads=heads, inner=width // 2)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = Feedforward(width, hidden)
-        self.norm3 = nn.LayerNorm(width)
-        self.norm4 = nn.LayerNorm(width)
-        self.cross_attn_image_to_token = Attention(width, heads=heads, inner=width // 2)
-
-    def forward(self, tokens: Tensor, image: Tensor, token_place: Tensor, image_place: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B, T, width] and image [B, h*w, width], each with its places, -> both, updated."""
+    def among(self, tokens: Tensor, token_place: Tensor) -> Tensor:
+        """The tokens' attention to each other, before the first norm."""
         placed = tokens if self.first else tokens + token_place
-        tokens = self.norm1(placed + self.self_attn(placed, placed, placed))
-        image_key = image + image_place
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_place, image_key, image))
-        tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(image_key, tokens + token_place, tokens))
-        return tokens, image
+        return placed + self.self_attn(placed, placed, placed)  # type: ignore[no-any-return]
 
 
 class SpaceDepthNet(PromptNet):
@@ -244,7 +227,7 @@ def net_of(shapes: Shapes, config: Mapping[str, Any], *, chunk: int, apart: bool
         adapted(
             encoder, chunk=chunk, hidden={name: int(shapes[key][0]) for name, key in layers.items() if key in shapes}
         )
-    _placed(decoder, fitted, heads=int(config.get("decoder_num_heads", 8)))
+    replaced(decoder)
     masks = int(_argument(config, "multimask_output") or 1)
     return SpaceDepthNet(SamNet(encoder, prompts, decoder), masks=masks)
 
@@ -264,19 +247,16 @@ def published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {_theirs(key.removeprefix("sam.")): value for key, value in tensors.items()}
 
 
-def _placed(decoder: MaskDecoder, shapes: Shapes, *, heads: int) -> None:
-    """Med-SA's blocks in place of SAM's."""
-    width = decoder.mask_tokens.embedding_dim
+def replaced(decoder: MaskDecoder) -> None:
+    """Med-SA's blocks in place of SAM's, with the same weights (in place)."""
     transformer: Any = decoder.transformer
-    transformer.layers = nn.ModuleList(
-        PlacedTwoWayBlock(
-            width,
-            heads=heads,
-            hidden=int(shapes[f"mask_decoder.transformer.layers.{i}.mlp.lin1.weight"][0]),
-            first=i == 0,
-        )
-        for i in range(len(transformer.layers))
-    )
+    layers = list(transformer.layers)
+    for i, layer in enumerate(layers):
+        width, hidden = layer.norm1.weight.shape[0], layer.mlp.lin1.weight.shape[0]
+        block = PlacedTwoWayBlock(width, heads=layer.self_attn.heads, hidden=hidden, first=layer.first)
+        block.load_state_dict(layer.state_dict())
+        layers[i] = block
+    transformer.layers = nn.ModuleList(layers)
 
 
 _NAMES = (  # ours, theirs, inside a block
