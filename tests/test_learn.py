@@ -50,6 +50,7 @@ def test_a_folder_is_a_model(data, tmp_path, verb, model, file):
     people = card["data"]["subjects"]
     assert people["test"] == ["case004"] and "case004" not in people["train"] + people["valid"]
     assert card["trained"]["steps"] == 3 and card["trained"]["seed"] == 2 and card["trained"]["versions"]["torch"]
+    assert card["trained"]["steps_per_s"] > 0 and 0.1 < card["trained"]["peak_gb"] < 64
     info = assemble.model_info(str(out))
     assert card["data"]["dataset"] in info.card.training_sets
     assert all(person in info.card.training_note for person in people["train"])
@@ -57,6 +58,25 @@ def test_a_folder_is_a_model(data, tmp_path, verb, model, file):
     assert code == 0, said
     rows = api.ranking(tmp_path / "run")
     assert len(rows) == 1 and str(out) in rows[0]["model"]
+
+
+GPU = [
+    ("adapt", ADAPTED),
+    ("train", SMALL),
+    ("pretrain", "unetr(features=8, heads=2, mlp=32, width=16)"),
+    ("distill", "sam(size=nano)"),
+]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize(("verb", "model"), GPU, ids=[verb for verb, _ in GPU])
+def test_the_same_commands_on_a_gpu_record_pace_and_memory(data, tmp_path, verb, model):
+    out = tmp_path / "mine"
+    code, said = cli(verb, model, data, "-o", out, "--steps", 3, "--device", "cuda")
+    assert code == 0, said
+    told = json.loads((out / ("pretrained.json" if verb == "pretrain" else "model.json")).read_text())["trained"]
+    assert told["device"] == "cuda" and told["steps_per_s"] > 0 and 0 < told["peak_gb"] < 8
+    print(f"{verb} {model}: {told['steps_per_s']} steps a second, {told['peak_gb']} GB")
 
 
 def test_names_of_structures_are_answered_and_others_refused(data, tmp_path):

@@ -347,7 +347,7 @@ def peak_gb(spec: str) -> float | None:
         GB, or None where it cannot be told.
     """
     code = (
-        "import sys, torch\nfrom segwise import assemble, distilling\nfrom segwise.training.forecast import memory_gb\n"
+        "import sys, torch\nfrom segwise import assemble, distilling\nfrom segwise.training.memory import memory_gb\n"
         "torch.set_num_threads(1)\nbefore = memory_gb()\ndistilling.once(assemble.segmenter(sys.argv[1]))\n"
         "print(memory_gb() - before)"
     )

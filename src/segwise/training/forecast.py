@@ -7,7 +7,6 @@ what two probes differ in; what one sample takes beside the net and the program 
 from __future__ import annotations
 
 import dataclasses
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -18,9 +17,9 @@ import torch
 
 from segwise.training.contract import Recipe
 from segwise.training.loop import train
+from segwise.training.memory import memory_gb
 
 STEPS = 4  # of a probe; the first is not timed
-GB = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +87,3 @@ def _probed(recipe: Recipe, size: int, device: str) -> tuple[float, float, float
             recipe.objective.validate()
         net.train()
     return memory_gb(device), step_s, time.perf_counter() - begun
-
-
-def memory_gb(device: str = "cpu") -> float:
-    """The greatest memory of this process so far, or of the GPU it uses."""
-    if device.startswith("cuda"):
-        return float(torch.cuda.max_memory_allocated(device)) / GB
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB

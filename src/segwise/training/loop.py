@@ -22,6 +22,7 @@ from segwise.training import checkpoint
 from segwise.training.ahead import batches
 from segwise.training.contract import Recipe, Settings
 from segwise.training.log import Log, Silence
+from segwise.training.memory import memory_gb
 from segwise.training.precision import autocast, check_device
 from segwise.training.together import Shared, World, own_device, world
 from segwise.training.whole import whole
@@ -106,6 +107,7 @@ def train(
             if run.step < settings.steps:
                 _piece(recipe, run, log, keep, minutes=minutes, progress=progress if everyone.first else None)
         told = {**(known or {}), "steps": run.step, "seconds": round(run.seconds), "seed": settings.seed}
+        told |= {"steps_per_s": round(run.step / max(run.seconds, 1e-9), 3), "peak_gb": round(memory_gb(device), 3)}
         files: list[Path] = []
         if everyone.first:
             with checkpoint.written(out):
