@@ -80,13 +80,13 @@ def answer(panel: Panel, result: Comparison, measure: str) -> str:
             f"{n_bytes(peak)} a target"
         )
     first, second = result.order[0], result.order[1]
-    ahead = f"{number(float(result.difference[first, second]))} {e(measure)}"
     bounds = interval(float(result.difference_low[first, second]), float(result.difference_high[first, second]))
+    ahead = " ".join(filter(None, (number(float(result.difference[first, second])), e(measure), bounds)))
     if len(result.top) == 1:
-        verdict = f"<b>{kind_of(panel.arms[first])}</b> is ahead by {ahead} {bounds}, beyond chance."
+        verdict = f"<b>{kind_of(panel.arms[first])}</b> is ahead by {ahead}, beyond chance."
     else:
         tied = listing([kind_of(panel.arms[i]) for i in result.top])
-        verdict = f"Cannot decide between {tied} on {count(result.n_subjects, 'person')}: {ahead} apart {bounds}."
+        verdict = f"Cannot decide between {tied} on {count(result.n_subjects, 'person')}: {ahead} apart."
     return f"{verdict} Best of each kind, mean {e(measure)}: {'; '.join(told)}."
 
 
