@@ -1,7 +1,7 @@
 """What is pre-training worth where labels are few, and which mask ratio and target?
 
     python benchmarks/pretraining.py OUT [--model SPEC] [--seeds 2] [--before 400] [--steps 200] [--batch 1]
-        [--labelled 1] [--csv FILE] [--minutes M]
+        [--labelled 1] [--scans DIR] [--csv FILE] [--minutes M]
 
 The persons of `learning.py`: twelve without labels to pre-train on, of whom one in ten (one person, another for every
 seed) has labels to learn from, and six to test on. Arms: the net from scratch, and from an encoder pre-trained at each
@@ -92,13 +92,24 @@ class Runs:
         self.test = cases[LEARNED + CURVE :]
         self.left = [case.subject for case in self.test]
 
-    def encoder(self, ratio: float, target: str, seed: int) -> Path:
+    def pool(self) -> tuple[Path, list[str]]:
+        """The persons and the scans of --scans in one folder, and the subjects of these."""
+        root, more = self.out / "pool", inventory.find(self.given.scans)[1]
+        more = [case for case in more if case.modality == "CT" and not case.broken]
+        if not root.is_dir():
+            root.mkdir()
+            for folder in (*self.data.iterdir(), *(self.given.scans / case.id for case in more)):
+                (root / folder.name).symlink_to(folder.resolve())
+        return root, sorted({case.subject for case in more})
+
+    def encoder(self, ratio: float, target: str, seed: int, *, scans: bool = False) -> Path:
         """An encoder pre-trained on everybody but the test persons."""
-        out = self.out / f"encoder-{ratio}-{target}-{seed}"
+        out = self.out / f"encoder-{ratio}-{target}-{seed}{'-scans' * scans}"
         if not (out / "pretrained.json").is_file():
-            split = listed(self.out / "splits" / "bare.json", self.bare, self.left)
+            data, more = self.pool() if scans else (self.data, [])
+            split = listed(self.out / "splits" / f"bare{'-scans' * scans}.json", [*self.bare, *more], self.left)
             budget = Budget(steps=self.given.before, rate=5e-4, seed=seed)
-            who = Who(data=self.data, split=split)
+            who = Who(data=data, split=split, modality="CT")
             made = api.pretraining(
                 self.given.model, who, out, budget, mask_ratio=ratio, target=target, patch_voxels=VOXELS
             )
@@ -146,6 +157,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="steps on labels")
     parser.add_argument("--batch", type=int, default=1, help="patches a step on labels")
     parser.add_argument("--labelled", type=int, default=1, help="persons with labels")
+    parser.add_argument("--scans", type=Path, help="folder of further scans to pre-train on")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing new after so long")
     parser.add_argument("--csv", type=Path)
     given = parser.parse_args()
@@ -159,6 +171,10 @@ def main() -> None:
                     return
                 start, name = runs.encoder(ratio, target, seed), f"{ratio} {target}"
                 arms.setdefault(name, {}).update(runs.tuned(name, start, seed, taken=True))
+        if given.scans:
+            name = f"{RATIOS[-1]} {TARGETS[0]}, scans too"
+            start = runs.encoder(RATIOS[-1], TARGETS[0], seed, scans=True)
+            arms.setdefault(name, {}).update(runs.tuned(name.replace(",", ""), start, seed, taken=True))
         start = runs.encoder(RATIOS[0], TARGETS[0], seed)
         arms[SCRATCH].update(runs.tuned(SCRATCH, start, seed, taken=False))
     wrote(given.csv, against(arms, SCRATCH, "DSC"))
