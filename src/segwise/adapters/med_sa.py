@@ -41,7 +41,7 @@ def apply(
         prompts: adapters in the decoder too, one of them the hyper-prompting one.
         released: as the released code instead of the paper, on SAM's own encoder only: the norm sees the padding of
             windows, and prompt encoder and decoder (its blocks a little changed) are trained whole in place of
-            adapters in them. Such a net differs from its base from the start.
+            adapters in them, whatever prompts= says. Such a net differs from its base from the start.
         seed: of the adapters' first weights.
         checkpoint: a model folder, or a file of this adapter.
 
