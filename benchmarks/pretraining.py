@@ -8,7 +8,8 @@ seed) has labels to learn from, and six to test on. Arms: the net from scratch, 
 ratio and target; all have the same plan (spacing, patch, normalisation), steps and, by seed, the same labelled person
 and the same decoder at the start. Every seed has an encoder of its own. The test persons are in no training, labelled
 or not. --scans adds an arm at the last ratio and first target whose encoders also saw the CTs of a folder of case.json
-cases, each in a folder of its name, under a plan made from all of them. Difference to the net from scratch: mean over test persons (over organs and seeds within each), with a paired
+cases, each in a folder of its name, under a plan made from all of them.
+Difference to the net from scratch: mean over test persons (over organs and seeds within each), with a paired
 bootstrap interval over the persons; it says nothing of other seeds. About 20 minutes of one core as it is: a step of
 pre-training takes 0.04 s, one on labels 0.24 s. Folders that are done are taken; --minutes stops between two of them.
 """
