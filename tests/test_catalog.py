@@ -64,6 +64,27 @@ def test_a_member_whose_default_is_not_finite_is_refused(tmp_path):
         catalog.card("models", "endless")
 
 
+def test_a_member_whose_annotation_cannot_be_checked_is_refused(tmp_path):
+    """An alias would make every value of it a wrong one."""
+    source = members.STATEFUL.replace("width: float = 20.0", "width: Width = 20.0")
+    message = r"endless\.py: width is annotated Width; a spec's values are checked against int, float, bool, str, None"
+    with (
+        members.installed(tmp_path, {"models/endless.py": source}, package="endless"),
+        pytest.raises(CatalogError, match=message),
+    ):
+        catalog.card("models", "endless")
+
+
+def test_every_parameter_of_every_member_takes_its_own_choices():
+    for kind in (k for k in catalog.KINDS if k != "plans"):
+        for name in catalog.names(kind):
+            member = catalog.member(kind, name)
+            for parameter in member.parameters.values():
+                needed = {p.name: p.choices[0] for p in member.parameters.values() if p.required and p.choices}
+                for choice in parameter.choices:
+                    assert catalog._value(Spec(name, {**needed, parameter.name: choice}), parameter) == choice
+
+
 def test_an_unknown_kind_is_named():
     with pytest.raises(CatalogError, match='no kind "modles"; did you mean "models"'):
         catalog.names("modles")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 from typer.testing import CliRunner
 
 import labelled_cases
-from segwise import api, study
+from segwise import api, assemble, catalog, study
 from segwise.cli.app import app
-from segwise.errors import PlanError, TrainingError
+from segwise.errors import PlanError, SegwiseError, TrainingError
 from segwise.records import plan as plans
+from segwise.records.types import Training
 from segwise.synth.imaging import mr
 from segwise.synth.phantom import Phantom
 
@@ -88,6 +90,39 @@ def test_leaving_each_subject_out_once_tests_everyone(data, tmp_path):
     parts = study.parts(plan, api.read_cases(data), tmp_path / "run")
     assert sorted({s for part in parts for s in part.test}) == [f"case{i:03d}" for i in range(5)]
     assert len(parts) == 5 * 2 and len({part.folder for part in parts}) == 10
+    assert len({part.recipe for part in parts}) == 2 and {part.fold for part in parts} == set(range(5))
+
+
+def test_a_model_says_which_fold_of_what_it_is(data, tmp_path):
+    plan = written(tmp_path, folds=5, fractions=[1.0], models=[{"model": 'unet(features="4-8")', "steps": 2}])
+    study.run(plan, data, tmp_path / "run")
+    card = assemble.model_info(str(tmp_path / "run-models" / "unet-features-4-8-100-s0-f3")).card
+    assert card.learned["recipe"] == "unet-features-4-8-100-s0" and card.learned["fold"] == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("unet(fusion=never)", "expected fusion: early"),
+        ("unett", "unett"),
+        ("sam(size=nano)+lora(rang=4)", "rang"),
+        ("box-fill", "not trained from nothing"),
+    ],
+)
+def test_a_wrong_spec_is_refused_before_anything_is_trained(data, tmp_path, model, words):
+    plan = written(tmp_path, fractions=[1.0])
+    plan = dataclasses.replace(
+        plan, study=dataclasses.replace(plan.study, models=tuple(Training(model=one) for one in ("unet", model)))
+    )
+    with pytest.raises(SegwiseError, match=words):
+        study.parts(plan, api.read_cases(data), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", catalog.names("plans"))
+def test_shipped_studies_name_models_that_are_there(name):
+    plan = plans.read(catalog.plan_path(name))
+    for training in plan.study.models if plan.study else ():
+        study._check(training.model)
 
 
 def test_too_small_a_share_is_refused_before_anything_is_trained(data, tmp_path):

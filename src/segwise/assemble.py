@@ -330,8 +330,8 @@ def _taught(card: ModelCard, wanted: Spec) -> ModelCard:
 
 def _learned(folder: ModelFolder) -> dict[str, str | int | float | tuple[str, ...]]:
     """What a report compares trainings by."""
-    numbers = {key: folder.trained.get(key) for key in ("parameters", "seconds", "seed")}
-    own = {key: value for key, value in numbers.items() if isinstance(value, int | float)}
+    said = {key: folder.trained.get(key) for key in ("parameters", "seconds", "seed", "recipe", "fold")}
+    own = {key: value for key, value in said.items() if isinstance(value, int | float | str)}
     people, made = folder.subjects, folder.generated
     own |= {"generated": made} if made else {}
     return {"model": folder.spec, "subjects": len(people), "data": folder.dataset, "people": people, **own}

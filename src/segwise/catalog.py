@@ -37,6 +37,7 @@ _CARDS = {
     name: value for name, value in vars(cards).items() if isinstance(value, type) and value.__module__ == cards.__name__
 }
 _REQUIRED: Any = object()
+_TYPES = ("int", "float", "bool", "str", "None")
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,11 @@ def _parameters(function: ast.FunctionDef, tree: ast.Module, path: Path) -> dict
         default = assigned.get(given.id, given) if isinstance(given, ast.Name) else given  # a constant of the module
         value = _REQUIRED if default is None else _literal(default, path)
         types, choices = _annotation(arg.annotation)
+        if strange := sorted(set(types) - set(_TYPES)):
+            raise CatalogError(
+                f"{path.name}: {arg.arg} is annotated {', '.join(strange)}; a spec's values are checked against "
+                f"{', '.join(_TYPES)} and Literal[...], written out"
+            )
         required = value is _REQUIRED
         if not required and (wrong := fault(value)):
             raise CatalogError(f"{path.name}: {arg.arg} is {value} by default, {wrong}, or None for no limit")
@@ -230,7 +236,7 @@ def _parameters(function: ast.FunctionDef, tree: ast.Module, path: Path) -> dict
 
 def _annotation(node: ast.expr | None) -> tuple[tuple[str, ...], tuple[Value, ...]]:
     if node is None:
-        return ("int", "float", "bool", "str", "None"), ()
+        return _TYPES, ()
     if isinstance(node, ast.BinOp):  # X | Y
         left, right = _annotation(node.left), _annotation(node.right)
         return left[0] + right[0], left[1] + right[1]

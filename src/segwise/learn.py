@@ -304,13 +304,8 @@ def _prepared(
 
 def _learning(recipe: Recipe, chosen: Chosen, spec: Spec, net: nn.Module, budget: Budget, origin: str = "") -> Learning:
     """`origin`: SHA-256 of the encoder that it starts from."""
-    words = (
-        str(spec),
-        chosen.dataset,
-        chosen.names,
-        chosen.split,
-        replace(budget, validate_every=0, gather=1, recompute=False),
-    )
+    same = replace(budget, validate_every=0, gather=1, recompute=False)
+    words = (str(spec), chosen.dataset, chosen.names, chosen.split, same)
     key = repr((*words, *filter(None, (origin, chosen.generated))))
     version = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     counted = share(net)
@@ -334,6 +329,7 @@ def train(
     threads: int | None = None,
     command: Sequence[str] = (),
     progress: loop.Progress | None = None,
+    study: Mapping[str, str | int] | None = None,
 ) -> loop.Outcome:
     """Train, or go on where the folder's last checkpoint stands; the model folder is written at the end of a piece.
 
@@ -347,6 +343,7 @@ def train(
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "device": device,
         "parameters": learning.trained,
+        **(study or {}),
     }
     return loop.train(recipe, out, minutes=minutes, device=device, known=known, progress=progress)
 

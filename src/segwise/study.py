@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segwise import learn
+from segwise import assemble, learn
 from segwise.case import Case
 from segwise.demo import write_scan
 from segwise.errors import PlanError, WeightsError
@@ -47,6 +47,8 @@ class Part:
         seed: of subjects, weights and samples.
         test: subjects that it does not see.
         folder: where the model is.
+        recipe: what the folds of one training share, None if there are no folds.
+        fold: number of the fold.
     """
 
     training: Training
@@ -54,6 +56,8 @@ class Part:
     seed: int
     test: tuple[str, ...]
     folder: Path
+    recipe: str | None = None
+    fold: int = 0
 
     @property
     def finished(self) -> bool:
@@ -101,6 +105,7 @@ def parts(plan: Plan, cases: Sequence[Case], out: Path) -> list[Part]:
     """All trainings of a study, in order.
 
     Raises:
+        CatalogError: a model or adapter is not there, or has no such argument.
         TrainingError: fewer subjects than a fold or a fraction needs.
     """
     study = plan.study
@@ -109,14 +114,25 @@ def parts(plan: Plan, cases: Sequence[Case], out: Path) -> list[Part]:
 
 
 def _parts(study: Study, cases: Sequence[Case], out: Path) -> Iterator[Part]:
+    for training in study.models:
+        _check(training.model)
     for k, test in enumerate(_tests(study, cases)):
         for training in study.models:
             for fraction in study.fractions:
                 for seed in range(study.seeds):
                     splits.split(cases, seed=seed, left_out=test, fraction=fraction)  # refused before anything is done
                     name = _plain(training.model) + ("" if training.on == "real" else f"-{training.on}")
-                    told = f"{name}-{round(100 * fraction)}-s{seed}" + (f"-f{k}" if study.folds else "")
-                    yield Part(training, fraction, seed, test, models_of(out) / told)
+                    recipe = f"{name}-{round(100 * fraction)}-s{seed}"
+                    folder = models_of(out) / (f"{recipe}-f{k}" if study.folds else recipe)
+                    yield Part(training, fraction, seed, test, folder, recipe if study.folds else None, k)
+
+
+def _check(model: str) -> None:
+    """A wrong spec is met before the first training, not hours later."""
+    spec = parse(model)
+    assemble.model_info(spec)
+    if not spec.plus:
+        learn.trainable(spec)
 
 
 def models_of(out: Path) -> Path:
@@ -176,7 +192,8 @@ def run(
             what += "" if part.training.on == "real" else f", {part.training.on}"
             say(f"training {i + 1} of {len(all_parts)}: {what}")
         made = _made(plan, part, data, generated, layout, tick)
-        learn.train(made, part.folder, command=command, progress=progress)
+        fold: dict[str, str | int] = {} if part.recipe is None else {"recipe": part.recipe, "fold": part.fold}
+        learn.train(made, part.folder, command=command, progress=progress, study=fold)
     return [_compared(plan, test, cases, all_parts) for test in dict.fromkeys(part.test for part in all_parts)]
 
 

@@ -6,13 +6,14 @@ Source: Çiçek et al., 3D U-Net, MICCAI 2016 (arXiv 1606.06650). The nets are i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from segwise.card import ModelCard
 from segwise.errors import SpecError
 from segwise.lifts.windows import Windows
 from segwise.models import _specialist
 from segwise.nets.flops import Published
-from segwise.nets.fused_unet import FUSIONS, FusedUNet, Fusion
+from segwise.nets.fused_unet import FUSIONS, FusedUNet
 from segwise.nets.planned import PlannedNet, numbers
 from segwise.nets.unet import UNet
 
@@ -55,7 +56,7 @@ def load(
     skips: bool | None = None,
     residual: bool | None = None,
     deep: bool | None = None,
-    fusion: Fusion | None = None,
+    fusion: Literal["early", "features", "late"] | None = None,
 ) -> Windows:
     """A trained U-Net, or a fresh one.
 
@@ -87,7 +88,7 @@ def net(
     skips: bool = True,
     residual: bool = False,
     deep: bool = True,
-    fusion: Fusion = "early",
+    fusion: Literal["early", "features", "late"] = "early",
 ) -> PlannedNet:
     """The net; arguments as of `load`."""
     widths = numbers(features, "features", least=2)

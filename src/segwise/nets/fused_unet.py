@@ -17,7 +17,6 @@ from segwise.errors import SpecError
 from segwise.nets.planned import PlannedNet
 from segwise.nets.unet import UNet
 
-Fusion = Literal["early", "features", "late"]
 FUSIONS = ("early", "features", "late")
 
 
@@ -36,7 +35,13 @@ class FusedUNet(PlannedNet):
     """
 
     def __init__(
-        self, *, channels: int, classes: int, features: Sequence[int], fusion: Fusion, **settings: Any
+        self,
+        *,
+        channels: int,
+        classes: int,
+        features: Sequence[int],
+        fusion: Literal["early", "features", "late"],
+        **settings: Any,
     ) -> None:
         super().__init__()
         if channels < 2:

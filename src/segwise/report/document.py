@@ -35,7 +35,7 @@ from segwise.report import (
 from segwise.report.by_slice import by_slice
 from segwise.report.failures import failures
 from segwise.report.gather import Arm, Gathered, gather, total_seconds
-from segwise.report.markup import details, e, listing, note
+from segwise.report.markup import count, details, e, listing, note
 from segwise.report.overlay import Crops
 from segwise.report.ranking import Ranked
 from segwise.report.worst import worst
@@ -227,7 +227,7 @@ def _answer(gathered: Gathered, ranked: Sequence[Ranked], plan: Plan | None, nam
     paragraphs = [text, words.families(ranked[0].panel, ranked[0].result) if ranked else ""]
     for one in ranked[1:]:
         short = words.in_short(one.panel, one.result)
-        paragraphs.append(f"On the {len(one.panel.items)} targets that {_names(one)} share: {short}.")
+        paragraphs.append(f"On the {count(len(one.panel.items), 'target')} that {_names(one)} share: {short}.")
     question = f"<p>{e(plan.question)}</p>" if plan and plan.question else ""
     box = shell.answer(head, paragraphs, decided=decided, scope=words.scope(ranked[0].panel) if ranked else "")
     return (

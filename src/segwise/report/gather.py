@@ -13,6 +13,7 @@ import numpy as np
 from segwise import spec
 from segwise.errors import SpecError
 from segwise.records.types import DOUBTS, STAGES, Record, Score
+from segwise.report import folds
 from segwise.report.statistics import Floats
 from segwise.spec import Spec
 
@@ -190,7 +191,7 @@ def gather(records: Sequence[Record], scores: Sequence[Score]) -> Gathered:
         primary=primary,
         measures=tuple(measures),
         curves=tuple(sorted({name for name, score in named if score.round < 0})),
-        arms=tuple(_arm(key, by_arm[key], primary) for key in sorted(by_arm)),
+        arms=tuple(_arm(key, outcomes, primary) for key, outcomes in sorted(folds.together(by_arm).items())),
         metrics=metrics,
     )
 
@@ -280,7 +281,7 @@ def _named(model: str, card: Any) -> str:
     if not isinstance(learned, Mapping) or not learned.get("model"):
         return model
     n = learned.get("subjects")
-    told = f", {n} subject{'s' * (n != 1)}" if n else ""
+    told = f", {n} subject{'s' * (n != 1)}{' a fold' if learned.get('folds') else ''}" if n else ""
     folder = model.rpartition("checkpoint=")[2].split(",")[0].strip('()"').rstrip("/").rpartition("/")[2]
     return f"{learned['model']}{told} [{folder}]"
 

@@ -224,12 +224,14 @@ def leakage(card: Mapping[str, Any], datasets: Iterable[str], people: Iterable[s
     trained = [str(name) for name in card.get("training_sets") or ()]
     learned = card.get("learned") or {}
     own, taught = str(learned.get("data", "")), {str(one) for one in learned.get("people") or ()}
-    if own and taught and own in datasets:
+    n_folds = learned.get("folds")
+    if own and (taught or n_folds) and own in datasets:
         if both := sorted(taught & set(people)):
             return f"<b>overlap: trained on {count(len(both), 'subject')} of these ({e(listing(both[:8]))})</b>"
         trained = [name for name in trained if name != own]
         elsewhere = leakage({**card, "training_sets": trained, "learned": {}, "training_note": ""}, datasets)
         apart = f"trained on {count(len(taught), 'other subject')} of {e(own)}"
+        apart = f"each of {n_folds} folds trained on other subjects of {e(own)}" if n_folds else apart
         return f"{elsewhere}; {apart}" if "<b>overlap" in elsewhere else f"no overlap: {apart}"
     weights = card.get("licence_weights") or trained or card.get("training_note")
     if not weights and card.get("family") == "floor":

@@ -1,0 +1,82 @@
+"""The folds of one recipe are one arm of the report: compared with the others on every subject."""
+
+from __future__ import annotations
+
+from report_fakes import join, outcome
+from segwise.report import page
+from segwise.report.document import rows
+from segwise.report.gather import gather
+
+PEOPLE = ("p0", "p1", "p2", "p3")
+
+
+def learned(k, people, **more):
+    return {
+        "title": "Special net",
+        "family": "specialist",
+        "learned": {
+            "model": "special",
+            "subjects": len(people),
+            "data": "mine",
+            "people": people,
+            "seconds": 60.0 + k,
+            "recipe": "special-100-s0",
+            "fold": k,
+            **more,
+        },
+    }
+
+
+def left_out(*, overlap=False, recipe="special-100-s0", base=0.6):
+    """Each person tested by the model of another fold, and all by one that was not trained here."""
+    runs = [outcome("general", "box2d", case=p, subject=p, dsc=(0.8,)) for p in PEOPLE]
+    for k, person in enumerate(PEOPLE):
+        people = [p for p in PEOPLE if p != person or overlap]
+        spec = f"special(checkpoint=/x/{recipe}-f{k})"
+        card = learned(k, people, recipe=recipe)
+        runs.append(outcome(spec, "name", case=person, subject=person, dsc=(base + 0.1 * k,), card=card))
+    return runs
+
+
+def test_folds_are_one_arm_on_everyone():
+    gathered = gather(*join(*left_out()))
+    general, special = gathered.arms
+    assert general.label == "general · box2d"
+    assert special.key == ("special(checkpoint=/x/special-100-s0-folds)", "name")
+    assert special.label == "special, 3 subjects a fold [special-100-s0-folds] · name"
+    assert special.people == set(PEOPLE)
+    assert special.mean("DSC", special.values) == 0.75
+    assert special.card["learned"]["seconds"] == 61.5
+
+
+def test_the_terminal_and_the_page_compare_them_on_all_subjects():
+    records, scores = join(*left_out())
+    assert [(r["rank"], r["dsc"]) for r in rows(records, scores)] == [("1", "0.800"), ("2", "0.750")]
+    html = page(records, scores)
+    assert "4 subjects, 4 cases" in html
+    assert "no overlap: each of 4 folds trained on other subjects of mine" in html
+    assert "flatter" not in html
+
+
+def test_two_recipes_stay_two_arms():
+    other = [r for r in left_out(recipe="special-10-s0", base=0.2) if "general" not in str(r[0][0].model)]
+    names = [arm.key[0] for arm in gather(*join(*left_out(), *other)).arms]
+    assert names == [
+        "general",
+        "special(checkpoint=/x/special-10-s0-folds)",
+        "special(checkpoint=/x/special-100-s0-folds)",
+    ]
+
+
+def test_a_fold_that_was_trained_on_whom_it_is_tested_on_is_not_put_together():
+    gathered = gather(*join(*left_out(overlap=True)))
+    assert len(gathered.arms) == 5
+    assert "<b>trained on this data set</b>" in page(*join(*left_out(overlap=True)))
+
+
+def test_folds_that_were_tested_on_the_same_person_are_not_put_together():
+    twice = outcome(
+        "special(checkpoint=/x/special-100-s0-f1)", "name", case="p0", subject="p0", dsc=(0.1,),
+        card=learned(1, ["p2", "p3"]),
+    )  # fmt: skip
+    assert len(gather(*join(*left_out(), twice)).arms) == 5
