@@ -17,13 +17,12 @@ import csv
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.nn import functional as F
+from baselines import Baselines, dice
 
 from segwise import api, assemble
 from segwise.demo import write_scan
 from segwise.evaluate import inventory
-from segwise.geometry import Array, Volume
+from segwise.geometry import Volume
 from segwise.learn import Who
 from segwise.prompt import Prompt, Text
 from segwise.segmenter import Ask, Learned, Segmenter
@@ -35,7 +34,6 @@ from segwise.training.labelled import Budget
 ORGANS = ("liver", "spleen", "left kidney", "right kidney", "stomach")
 FIRST, LEARNED, CURVE, TESTED = 800, 10, 2, 6
 SPACING_MM = (3.0, 5.5, 5.5)
-NORM = (44, 48, 64)  # voxels of the prior
 VOXELS = 32 * 48 * 64  # of a patch at most
 LONGER = {"segresnet": 2}  # times the steps
 SPECIALISTS = ("unet", "unetr", "segresnet", "resenc")
@@ -64,55 +62,6 @@ def _cut(volume: Volume, shape: tuple[int, ...]) -> Volume:
     high = [a + m for a, m in zip(low, shape, strict=True)]
     here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     return Volume.of(volume.array[(slice(None), *here)], volume.grid.crop(low, high), volume.channels)
-
-
-def dice(a: Array, b: Array) -> float:
-    """DSC of two masks, one of them not empty."""
-    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
-
-
-class Baselines:
-    """What knows no image, and what knows only brightness."""
-
-    def __init__(self, cases: list) -> None:
-        self.maps, self.cuts, self.bands = {}, {}, {}
-        own = [
-            (case.volume(), {t.name: t.mask for t in case.targets(present(case), case.volume().grid)}) for case in cases
-        ]
-        for name in ORGANS:
-            masks = [resized(masks[name], NORM) > 0.5 for _, masks in own if name in masks]
-            self.maps[name] = np.mean(masks, axis=0)
-            cuts = np.linspace(0.05, 0.95, 19)
-            scores = [np.mean([dice(mask, self.maps[name] > cut) for mask in masks]) for cut in cuts]
-            self.cuts[name] = float(cuts[int(np.argmax(scores))])
-            self.bands[name] = self._band(name, [(v.array[0], m[name]) for v, m in own if name in m])
-
-    def _band(self, name: str, pairs: list[tuple[Array, Array]]) -> tuple[float, float]:
-        inside = np.concatenate([image[mask] for image, mask in pairs])
-        low = np.percentile(inside, (1, 5, 10, 20, 30))
-        high = np.percentile(inside, (70, 80, 90, 95, 99))
-        bands = [(a, b) for a in low for b in high]
-        scores = [np.mean([dice(mask, self._within(name, image, band)) for image, mask in pairs]) for band in bands]
-        a, b = bands[int(np.argmax(scores))]
-        return float(a), float(b)
-
-    def _within(self, name: str, image: Array, band: tuple[float, float]) -> Array:
-        reach = resized(self.maps[name] > 0.02, image.shape) > 0.5
-        return (image >= band[0]) & (image <= band[1]) & reach
-
-    def prior(self, name: str, volume: Volume) -> Array:
-        """The training masks' mean, cut."""
-        return resized(self.maps[name], volume.grid.shape) > self.cuts[name]
-
-    def threshold(self, name: str, volume: Volume) -> Array:
-        """The best band of intensity, where the organ lay in anyone."""
-        return self._within(name, volume.array[0], self.bands[name])
-
-
-def resized(values: Array, shape: tuple[int, ...]) -> Array:
-    """A mask or map on as many voxels as wanted over the same field: persons differ in size."""
-    own = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None, None]
-    return F.interpolate(own, tuple(shape), mode="trilinear", align_corners=False)[0, 0].numpy()
 
 
 def present(case) -> tuple[str, ...]:
@@ -151,7 +100,7 @@ def main() -> None:
     _, cases = inventory.find(data)
     cases.sort(key=lambda case: case.id)
     learned, test = cases[:LEARNED], cases[LEARNED + CURVE :]
-    base = Baselines(learned)
+    base = Baselines(learned, ORGANS)
     arms = {"position prior": {}, "best intensities": {}}
     for case in test:
         volume = case.volume()
