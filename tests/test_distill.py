@@ -263,7 +263,7 @@ def test_fewer_bits_change_little(tmp_path, model, precision, share, bound):
         (("distill", TEACHER), "give a folder of them"),
         (("distill", TEACHER, "NOWHERE"), "no such folder"),
         (("distill", TEACHER, "DATA", "--student", "huge"), "expected small or tiny"),
-        (("distill", TEACHER, "DATA", "--targets", "pancreas"), 'no training case has a structure "pancreas"'),
+        (("distill", TEACHER, "DATA", "--target", "pancreas"), 'no training case has a structure "pancreas"'),
         (("distill", TEACHER, "DATA", "--leave-out", "bob"), "no subject bob to leave out"),
         (("convert", "threshold"), "cannot be written in fewer bits"),
         (("convert", f"{TEACHER}+lora"), "without adapters"),

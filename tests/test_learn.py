@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import labelled_cases
 from segwise import api, assemble
+from segwise.cli import learning
 from segwise.cli.app import app
 from segwise.errors import SegwiseError, SpecError, TrainingError
 from segwise.learn import Who
@@ -79,9 +80,14 @@ def test_the_same_commands_on_a_gpu_record_pace_and_memory(data, tmp_path, verb,
     print(f"{verb} {model}: {told['steps_per_s']} steps a second, {told['peak_gb']} GB")
 
 
+def test_structures_are_named_as_in_compare_or_by_commas(tmp_path):
+    named = learning.who(tmp_path, None, ["left kidney", "liver, spleen"], 1.0, "", "", None, 0)
+    assert named.targets == ("left kidney", "liver", "spleen")
+
+
 def test_names_of_structures_are_answered_and_others_refused(data, tmp_path):
     out = tmp_path / "mine"
-    cli("train", SMALL, data, "-o", out, "--steps", 1, "--targets", "spleen")
+    cli("train", SMALL, data, "-o", out, "--steps", 1, "--target", "spleen")
     with pytest.raises(SegwiseError, match="liver"):
         api.segment(data / "imagesTr" / "case000_0000.nii.gz", str(out), tmp_path / "m.nii.gz", texts=("liver",))
     said = api.segment(data / "imagesTr" / "case000_0000.nii.gz", str(out), tmp_path / "m.nii.gz", texts=("spleen",))
@@ -139,7 +145,7 @@ def test_a_forecast_says_time_memory_and_what_fits(data, tmp_path):
     ("words", "said"),
     [
         (("adapt", "sam(size=nano)", "DATA"), "expected a model with an adapter at its end"),
-        (("adapt", ADAPTED, "DATA", "--targets", "pancreas"), 'no training case has a structure "pancreas"'),
+        (("adapt", ADAPTED, "DATA", "--target", "pancreas"), 'no training case has a structure "pancreas"'),
         (("adapt", ADAPTED, "DATA", "--fraction", "0.1"), "less than one subject"),
         (("adapt", "threshold+lora", "DATA"), "there is none before it"),
         (("adapt", ADAPTED, "DATA", "--fold", "5"), "expected a fold from 0 on"),

@@ -212,7 +212,7 @@ def test_wrong_input_gets_one_message(data, small, tmp_path):
     for words, said in (
         (("universeg", "-o", tmp_path / "a"), "universeg comes without weights"),
         ((small, "-o", tmp_path / "a", "--choose", "best"), "expected 1 slice or more, and like or random"),
-        ((small, "-o", tmp_path / "a", "--targets", "pancreas"), 'no training case has a structure "pancreas"'),
+        ((small, "-o", tmp_path / "a", "--target", "pancreas"), 'no training case has a structure "pancreas"'),
         ((small.replace(")", ", support=3)"), "-o", tmp_path / "a"), "expected checkpoint= alone"),
         (("sam(size=nano)+lora", "-o", tmp_path / "a", "--support", 3), "are of universeg"),
     ):

@@ -146,7 +146,7 @@ def _drawn(seen: Sequence[tuple[Array, Array]], names: Sequence[str], pool: int,
         if not there:
             raise TrainingError(
                 f"{name} is on no slice of the {len(seen)} training cases; expected every structure in one at least: "
-                "leave it out with --targets, or choose another split"
+                "leave it out with --target, or choose another split"
             )
         few = pool // WITHOUT if absent else 0
         order = [there[i % len(there)] for i in range(pool - few)] + [absent[i % len(absent)] for i in range(few)]

@@ -32,7 +32,7 @@ def distill(
     seed: training.Seed = 0,
     device: training.Device = "cpu",
     threads: training.Threads = None,
-    targets: training.Targets = "",
+    target: training.Targets = None,
     modality: training.Modality = "",
     fraction: training.Fraction = 1.0,
     leave_out: training.LeaveOut = "",
@@ -56,7 +56,7 @@ def distill(
 
     who = None
     if data is not None:
-        who = training.who(data, layout, targets, fraction, leave_out, fold, split, seed, modality)
+        who = training.who(data, layout, target, fraction, leave_out, fold, split, seed, modality)
     budget = training.budget(steps, rate, batch, seed, precision)
     with screen.progress() as tick:
         made = distilling.distillation(teacher, who, out, budget, student=student, tick=tick)  # type: ignore[arg-type]

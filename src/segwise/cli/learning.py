@@ -36,7 +36,15 @@ Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads of the training; default: the recipe's, 1 where nothing is said.")
 ]
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
-Targets = Annotated[str, typer.Option(help="Structures to learn, by commas; default: those all training cases have.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-t",
+        "--target",
+        "--targets",
+        help="A structure to learn; repeat, or separate by commas. Default: those all training cases have.",
+    ),
+]
 Modality = Annotated[str, typer.Option(help="Only cases of it: CT or MR; default: all.")]
 Fraction = Annotated[float, typer.Option(help="Share of the training subjects that are used.")]
 LeaveOut = Annotated[str, typer.Option(help="Subjects kept for testing, by commas.")]
@@ -101,7 +109,7 @@ def folder(out: Path) -> str:
 def who(
     data: Path,
     layout: str | None,
-    targets: str,
+    targets: list[str] | None,
     fraction: float,
     leave_out: str,
     fold: str,
@@ -127,7 +135,7 @@ def who(
     return Who(
         data=data,
         layout=layout,
-        targets=_words(targets),
+        targets=_words(",".join(targets or ())),
         modality=modality.upper(),
         fraction=fraction,
         left_out=_words(leave_out),

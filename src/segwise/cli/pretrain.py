@@ -50,7 +50,7 @@ def pretrain(
     os.environ.setdefault("OMP_NUM_THREADS", str(threads or 1))  # before numpy comes
     from segwise import api
 
-    who = beside.who(data, layout, "", 1.0, leave_out, "", split, seed, modality)
+    who = beside.who(data, layout, None, 1.0, leave_out, "", split, seed, modality)
     budget = beside.budget(steps, rate, batch, seed, precision)
     with screen.progress() as tick:
         made = api.pretraining(

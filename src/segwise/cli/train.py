@@ -62,7 +62,7 @@ def train(
     makers: Annotated[
         int | None, typer.Option(min=0, help="Processes beside it that make samples; default: the recipe's.")
     ] = None,
-    targets: Targets = "",
+    target: Targets = None,
     modality: Modality = "",
     fraction: Fraction = 1.0,
     leave_out: LeaveOut = "",
@@ -97,7 +97,7 @@ def train(
     from segwise.training.together import in_turn
 
     if data is not None:
-        whom = who(data, layout, targets, fraction, leave_out, fold, split, seed, modality)
+        whom = who(data, layout, target, fraction, leave_out, fold, split, seed, modality)
         if api.elsewhere(name):
             planned = {"--patch": patch, "--spacing": spacing, "--dry-run": dry_run, "--budget-gb": budget_gb}
             planned |= {
@@ -190,7 +190,7 @@ def adapt(
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = None,
-    targets: Targets = "",
+    target: Targets = None,
     modality: Modality = "",
     fraction: Fraction = 1.0,
     leave_out: LeaveOut = "",
@@ -218,7 +218,7 @@ def adapt(
     from segwise import api
     from segwise.training.together import in_turn
 
-    whom = who(data, layout, targets, fraction, leave_out, fold, split, seed, modality)
+    whom = who(data, layout, target, fraction, leave_out, fold, split, seed, modality)
     if api.in_context(model):
         _support(model, whom, out, {"support": support, "choose": choose or None}, json=json)
         return

@@ -67,7 +67,7 @@ def write(
     if absent := [name for name, there in zip(names, seen, strict=True) if not there]:
         raise TrainingError(
             f"{', '.join(absent)} is in none of the {len(train)} training cases; expected every structure in one at "
-            "least: leave it out with --targets, or choose another split"
+            "least: leave it out with --target, or choose another split"
         )
     said: dict[str, Any] = {
         "channel_names": {str(c): kind for c, kind in enumerate(kinds)},

@@ -103,7 +103,7 @@ def prepare(
     if absent:
         raise TrainingError(
             f"{', '.join(absent)} is in none of the {len(cases)} training cases; expected every structure in one at "
-            "least: leave it out with --targets, or choose another split"
+            "least: leave it out with --target, or choose another split"
         )
     return found
 

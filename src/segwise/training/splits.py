@@ -209,7 +209,7 @@ def named(cases: Sequence[Case], wanted: Sequence[str]) -> tuple[str, ...]:
     common = sorted(set.intersection(*listed)) if listed else []
     if not common:
         raise TrainingError(
-            "the training cases have no structure in common: say which to learn with --targets; they have "
+            "the training cases have no structure in common: say which to learn with --target; they have "
             f"{', '.join(everything[:12])}{' …' if len(everything) > 12 else ''}"
         )
     return tuple(common)
