@@ -47,6 +47,10 @@ def test_leak_counts_what_lies_beyond_the_border_on_the_slices_of_the_reference(
     assert leak["outside"] == round(2 * 8 * 5 / (800 + 2 * 8 * 7), 4)  # 2 mm are two voxels of 0.8 mm
     beyond = 2 * 8 * 3 / (800 + 2 * 8 * 7)  # a drawn face may be 3 mm off, four voxels
     assert values(leaking, "leak", blind=True)["beyond"] == round(beyond, 4)
+    assert leak["beside"] == round(2 * 8 * 7 / (800 + 2 * 8 * 7), 4)
+    moved = np.roll(BLOCK, 1, axis=2)  # one column of ten, within the tolerance
+    leak = values(moved, "leak", blind=False)
+    assert (leak["outside"], leak["beside"], leak["excess"]) == (0, 0.1, 0)
     past = changed(np.s_[15:18, 8:16, 10:20])
     assert values(past, "leak", blind=False)["excess"] == 0
 

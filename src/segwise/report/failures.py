@@ -22,6 +22,7 @@ SIGNATURES = {  # name -> what it is called
 }
 SAID = {  # component -> what was found, with its value
     "outside": "{:.0%} of it beyond the reference's border",
+    "beside": "{:.0%} of it outside the reference",
     "excess": "{:.2f} volumes of the reference too much",
     "beyond": "{:.0%} of it beside the box",
     "filled": "fills {:.0%} of the box",

@@ -21,18 +21,21 @@ def with_reference(seen: Seen) -> dict[str, Found]:
 
     Returns:
         outside: share of the prediction there that lies beyond the reference dilated by the tolerance.
+        beside: share of it outside the reference itself (1 - precision): a thin mask moved by a voxel hides within
+            the tolerance.
         excess: by how much the prediction there is larger than the reference, in volumes of the reference.
-        Both 0 for an empty reference (that is `hallucination`).
+        All 0 for an empty reference (that is `hallucination`).
     """
     assert seen.reference is not None
     low, high = seen.reference_ends
     on = np.zeros_like(seen.prediction)
     on[low:high] = seen.prediction[low:high]
-    wrong = on & ~seen.near
+    wrong, beside = on & ~seen.near, on & ~seen.reference
     n, n_reference = int(on.sum()), int(seen.reference_areas.sum())
     return {
         "outside": Found(float(wrong.sum()) / n if n else 0.0, wrong),
-        "excess": Found(max(0.0, n / n_reference - 1) if n_reference else 0.0, on & ~seen.reference),
+        "beside": Found(float(beside.sum()) / n if n else 0.0, beside),
+        "excess": Found(max(0.0, n / n_reference - 1) if n_reference else 0.0, beside),
     }
 
 
