@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from report_fakes import join, outcome
-from segwise.report import page
+from segwise.report import figures, page
 from segwise.report.document import rows
 from segwise.report.gather import gather
 
@@ -43,7 +43,7 @@ def test_folds_are_one_arm_on_everyone():
     general, special = gathered.arms
     assert general.label == "general · box2d"
     assert special.key == ("special(checkpoint=/x/special-100-s0-folds)", "name")
-    assert special.label == "special, 3 subjects a fold [special-100-s0-folds] · name"
+    assert special.label == "special, 3 subjects a fold · name"
     assert special.people == set(PEOPLE)
     assert special.mean("DSC", special.values) == 0.75
     assert special.card["learned"]["seconds"] == 61.5
@@ -66,6 +66,20 @@ def test_two_recipes_stay_two_arms():
         "special(checkpoint=/x/special-10-s0-folds)",
         "special(checkpoint=/x/special-100-s0-folds)",
     ]
+
+
+def test_names_tell_apart_what_would_be_called_the_same():
+    other = [r for r in left_out(recipe="special-100-s1") if "general" not in str(r[0][0].model)]
+    labels = [arm.label for arm in gather(*join(*left_out(), *other)).arms]
+    assert labels[1:] == [f"special, 3 subjects a fold [special-100-s{i}-folds] · name" for i in (0, 1)]
+    records, scores = join(*left_out(), *other)
+    assert "special-100-s1-folds" in page(records, scores)
+
+
+def test_a_long_label_of_a_figure_keeps_its_prompter():
+    long = "sam(size=nano)+lora(rank=4), 2 subjects a fold · box3d(jitter_mm=8) (nano, trained on synthetic data)"
+    assert figures._short(long) == "sam(size=nano)+lora(ra… · box3d(jitter_mm=8)"
+    assert figures._short("default · box3d (trained on synthetic shapes only)") == "default · box3d"
 
 
 def test_a_fold_that_was_trained_on_whom_it_is_tested_on_is_not_put_together():

@@ -270,10 +270,7 @@ def ranking(rows: Sequence[Mapping[str, Any]]) -> None:
     table = _table("", "model", "prompter", "DSC", "95 % interval", "s/target", "inter-actions")
     for row in rows:
         table.add_row(
-            *(
-                escape(str(row[k]))
-                for k in ("rank", "model", "prompter", "dsc", "interval", "seconds", "n_interactions")
-            )
+            *(escape(str(row[k])) for k in ("rank", "name", "prompter", "dsc", "interval", "seconds", "n_interactions"))
         )
     _print(table)
 

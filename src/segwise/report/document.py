@@ -98,7 +98,7 @@ def page(
 
 
 def rows(records: Sequence[Record], scores: Sequence[Score]) -> list[dict[str, str]]:
-    """The ranking as text for a terminal: rank, model, prompter, dsc, interval, seconds, n_interactions.
+    """The ranking as text for a terminal: rank, model, name, prompter, dsc, interval, seconds, n_interactions.
 
     Arms with random or unknown weights follow, with "not ranked" as rank and "random weights" or "unknown weights" in
     place of the interval.
@@ -118,6 +118,7 @@ def _ranked_rows(first: Ranked) -> list[dict[str, str]]:
             {
                 "rank": str(result.rank[i]),
                 "model": panel.arms[i].key[0],
+                "name": panel.arms[i].name,
                 "prompter": panel.arms[i].key[1],
                 "dsc": f"{result.mean[i]:.3f}",
                 "interval": f"{result.low[i]:.3f} to {result.high[i]:.3f}" if known else "one subject",
@@ -138,6 +139,7 @@ def _doubted_rows(gathered: Gathered) -> list[dict[str, str]]:
                 {
                     "rank": "not ranked",
                     "model": arm.key[0],
+                    "name": arm.name,
                     "prompter": arm.key[1],
                     "dsc": "" if mean is None else f"{mean:.3f}",
                     "interval": words.DOUBT[arm.doubt],

@@ -300,7 +300,14 @@ def _legend(axes: Any) -> None:
 
 
 def _short(label: str, at_most: int = 44) -> str:
-    return label if len(label) <= at_most else f"{label[: at_most - 1]}…"
+    """A label cut before its prompter; without its remark, which the tables beside have."""
+    if len(label) > at_most:
+        label = re.sub(r" \([^()]*\)$", "", label)
+    if len(label) <= at_most:
+        return label
+    name, _, how = label.rpartition(" · ")
+    kept = at_most - len(how) - 4
+    return f"{name[:kept]}… · {how}" if name and kept > 10 else f"{label[: at_most - 1]}…"
 
 
 def _svg(figure: Any, name: str, title: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +68,8 @@ class Arm:
     """A model with a prompter and all that became of it.
 
     Attributes:
-        label: how tables and figures name it.
+        name: of its model for people: its spec, or of a trained one what was trained and on how many subjects.
+        label: how sentences and figures name it: name, prompter and remark.
         outcomes: one a target, case and seed.
         values: item -> primary value, mean over seeds.
         asked: items it was run on, whether it answered or failed.
@@ -78,6 +80,7 @@ class Arm:
     """
 
     key: ArmKey
+    name: str
     label: str
     outcomes: tuple[Outcome, ...]
     values: Mapping[Item, float]
@@ -191,7 +194,7 @@ def gather(records: Sequence[Record], scores: Sequence[Score]) -> Gathered:
         primary=primary,
         measures=tuple(measures),
         curves=tuple(sorted({name for name, score in named if score.round < 0})),
-        arms=tuple(_arm(key, outcomes, primary) for key, outcomes in sorted(folds.together(by_arm).items())),
+        arms=_named(tuple(_arm(k, outcomes, primary) for k, outcomes in sorted(folds.together(by_arm).items()))),
         metrics=metrics,
     )
 
@@ -261,10 +264,10 @@ def _arm(key: ArmKey, outcomes: Sequence[Outcome], primary: str) -> Arm:
     provenance = max((o.last.provenance for o in outcomes), key=lambda p: (bool(p.get("card")), len(p)))
     doubts = {o.last.doubt for o in outcomes}
     remark = _remark(key[0], provenance.get("card"))
-    label = " · ".join(filter(None, (_named(key[0], provenance.get("card")), key[1])))
     return Arm(
         key=key,
-        label=f"{label} ({remark})" if remark else label,
+        name=_name(key[0], provenance.get("card")),
+        label="",
         outcomes=tuple(outcomes),
         values={item: fmean(values) for item, values in found.items()},
         asked=frozenset(o.item for o in outcomes if o.status in ("done", "failed") and o.last.target),
@@ -275,15 +278,31 @@ def _arm(key: ArmKey, outcomes: Sequence[Outcome], primary: str) -> Arm:
     )
 
 
-def _named(model: str, card: Any) -> str:
+def _named(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+    """Arms with labels; where two trained models would be called the same, their folders tell them apart."""
+    same = Counter((arm.name, arm.key[1]) for arm in arms)
+    found = []
+    for arm in arms:
+        name = arm.name if same[arm.name, arm.key[1]] == 1 else f"{arm.name} [{_folder(arm.key[0])}]"
+        label = " · ".join(filter(None, (name, arm.key[1])))
+        found.append(dataclasses.replace(arm, name=name, label=f"{label} ({arm.remark})" if arm.remark else label))
+    return tuple(found)
+
+
+def _name(model: str, card: Any) -> str:
     """A model's spec; of a model folder what was trained on how much, as its spec is a path."""
     learned = card.get("learned") if isinstance(card, Mapping) else None
     if not isinstance(learned, Mapping) or not learned.get("model"):
         return model
-    n = learned.get("subjects")
-    told = f", {n} subject{'s' * (n != 1)}{' a fold' if learned.get('folds') else ''}" if n else ""
-    folder = model.rpartition("checkpoint=")[2].split(",")[0].strip('()"').rstrip("/").rpartition("/")[2]
-    return f"{learned['model']}{told} [{folder}]"
+    n, made = learned.get("subjects"), learned.get("generated")
+    told = [f"{n} subject{'s' * (n != 1)}{' a fold' if learned.get('folds') else ''}"] if n else []
+    told += [f"{made} generated"] if made else []
+    return ", ".join([str(learned["model"]), *told])
+
+
+def _folder(model: str) -> str:
+    """The last part of the path of a model folder in a spec."""
+    return model.rpartition("checkpoint=")[2].split(",")[0].strip('()"').rstrip("/").rpartition("/")[2]
 
 
 def _remark(model: str, card: Any) -> str:

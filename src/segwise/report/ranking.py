@@ -82,7 +82,7 @@ def arm_name(arm: Arm, place: dict[str, int]) -> str:
     """Swatch, model and prompter of an arm."""
     model, prompter = arm.key
     how = "".join(f' <span class="how">{e(part)}</span>' for part in (prompter, arm.remark) if part)
-    short = shortened(model)
+    short = shortened(arm.name)
     breakable = e(short).replace("(", "<wbr>(").replace(",", ",<wbr>").replace("+", "<wbr>+")
     whole = f' title="{e(model)}"' if short != model else ""
     return f"{swatch(place.get(arm.label, -1))}<span class='arm'{whole}>{breakable}</span>{how}"
