@@ -16,6 +16,7 @@ from segwise.records import plan as plans
 from segwise.records.types import Training
 from segwise.synth.imaging import mr
 from segwise.synth.phantom import Phantom
+from segwise.weights import folders
 
 CONTENT = {
     "models": ["sam(size=nano)"],
@@ -98,6 +99,20 @@ def test_a_model_says_which_fold_of_what_it_is(data, tmp_path):
     study.run(plan, data, tmp_path / "run")
     card = assemble.model_info(str(tmp_path / "run-models" / "unet-features-4-8-100-s0-f3")).card
     assert card.learned["recipe"] == "unet-features-4-8-100-s0" and card.learned["fold"] == 3
+
+
+def test_the_time_left_is_that_of_trainings_alike(data, tmp_path):
+    plan = written(tmp_path, fractions=[0.5, 1.0])
+    parts = study.parts(plan, api.read_cases(data), tmp_path / "run")
+    assert study.left(parts) == (0, 4)
+    for part, seconds in zip(parts, (10, 30), strict=False):  # both of the first model
+        folders.write(
+            part.folder, spec=part.training.model, files={}, data={}, trained={"steps": 2, "seconds": seconds}
+        )
+    assert study.left(parts) == (0, 2)
+    third = parts[2]
+    folders.write(third.folder, spec=third.training.model, files={}, data={}, trained={"steps": 2, "seconds": 60})
+    assert study.left(parts) == (60, 0)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ stopped and taken up again. Without data a study makes its own persons, of a fam
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from segwise import assemble, learn
 from segwise.case import Case
@@ -34,7 +36,7 @@ EXTRA = 5900  # of the first one that is only trained on
 TORSO_MM, THIN_MM, THICK_MM, HEAD_MM = (3.0, 5.5, 5.5), (1.0, 4.0, 4.0), (6.0, 4.0, 4.0), (3.5, 3.5, 3.5)
 LESIONS_MM = (4.0, 2.0, 2.0)
 RATE, ADAPT_RATE = 1e-3, 3e-4
-Say = Callable[[str], None]
+Say = Callable[[str, float, int], None]  # what is trained, seconds left, trainings left whose model is not timed yet
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,22 @@ def _check(model: str) -> None:
         learn.trainable(spec)
 
 
+def left(parts: Sequence[Part]) -> tuple[float, int]:
+    """Seconds that the trainings that are not done will take, and how many more are of models that none is timed of.
+
+    A model takes as long as it did on average, on however many subjects: its steps are the same.
+    """
+    known: dict[str, list[float]] = defaultdict(list)
+    todo = []
+    for part in parts:
+        if not part.finished:
+            todo.append(part.training.model)
+        elif took := folders.read(part.folder).trained.get("seconds"):
+            known[part.training.model].append(float(took))
+    timed = [fmean(known[model]) for model in todo if known[model]]
+    return sum(timed), len(todo) - len(timed)
+
+
 def models_of(out: Path) -> Path:
     """Beside the folder of the run: its models."""
     return out.with_name(f"{out.name}-models")
@@ -168,7 +186,7 @@ def run(
         out: folder of the run.
         layout: of the data set.
         tick: told how far the preparation of cases is.
-        say: told what is about to be trained.
+        say: told what is about to be trained, and what is left.
         progress: of each training.
         command: for the model folders.
 
@@ -190,7 +208,7 @@ def run(
         if say is not None:
             what = f"{part.training.model}, {part.fraction:.0%} of the subjects, seed {part.seed}"
             what += "" if part.training.on == "real" else f", {part.training.on}"
-            say(f"training {i + 1} of {len(all_parts)}: {what}")
+            say(f"training {i + 1} of {len(all_parts)}: {what}", *left(all_parts))
         made = _made(plan, part, data, generated, layout, tick)
         fold: dict[str, str | int] = {} if part.recipe is None else {"recipe": part.recipe, "fold": part.fold}
         learn.train(made, part.folder, command=command, progress=progress, study=fold)

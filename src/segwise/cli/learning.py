@@ -80,7 +80,7 @@ def forecast_only(made: Learning, device: str, budget_gb: float | None, *, dry_r
 def expected(told: Forecast, budget_gb: float | None) -> str:
     """A forecast for a person."""
     lines = [
-        f"about {_time(told.seconds)} ({told.step_s:.2g} s a step) and {told.memory_gb:.2f} GB of memory with "
+        f"about {duration(told.seconds)} ({told.step_s:.2g} s a step) and {told.memory_gb:.2f} GB of memory with "
         f"{told.size} a batch"
     ]
     if told.fits is None or budget_gb is None:
@@ -200,11 +200,12 @@ def words(step: int, steps: int, left_s: float, measures: Mapping[str, float]) -
         f"{key.removeprefix('valid_')} {value:.4g}" for key, value in measures.items() if key.startswith("valid_")
     ]
     parts += [f"loss {measures['loss']:.4g}"] if "loss" in measures else []
-    parts += [f"about {_time(left_s)} left"] if 0 < left_s < math.inf else []
+    parts += [f"about {duration(left_s)} left"] if 0 < left_s < math.inf else []
     return ", ".join(parts)
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, for a person."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -213,7 +214,7 @@ def _time(seconds: float) -> str:
 def told(name: str, found: Outcome, out: Path) -> None:
     """How a training, or a piece of it, ended, for a person."""
     scores = "".join(f", {key.removeprefix('valid_')} {value:.4g}" for key, value in found.measures.items())
-    typer.echo(f"{name}: {found.step:,} steps in {_time(found.seconds)}{scores}")
+    typer.echo(f"{name}: {found.step:,} steps in {duration(found.seconds)}{scores}")
     if not found.finished:
         typer.echo("its schedule is not at its end: repeat the command to go on")
     for path in found.files:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from segwise.cli import show as screen
-from segwise.cli.learning import shown
+from segwise.cli.learning import duration, shown
 from segwise.errors import SpecError
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ def studied(
         typer.echo(f"{len(parts)} trainings, {done} of them done; {len(tested)} subjects are tested")
         return
     with shown() as progress:
-        plans = study.run(
-            plan, data, out, layout=layout, say=screen.note, progress=progress, command=tuple(sys.argv[1:])
-        )
+        plans = study.run(plan, data, out, layout=layout, say=_begun, progress=progress, command=tuple(sys.argv[1:]))
     for one in plans:
         preview = api.preview(one, data, layout=layout)
         screen.preview(preview)
@@ -61,3 +59,10 @@ def studied(
             path = api.run(preview, out, workers=workers, progress=tick, command=tuple(sys.argv[1:]))
     screen.ranking(api.ranking(out))
     screen.done("Report", path)
+
+
+def _begun(what: str, left_s: float, untimed: int) -> None:
+    """What is trained now, and how long all trainings that are left will take."""
+    told = [f"about {duration(left_s)} of training left"] if left_s else []
+    told += [f"{untimed} of models that none is timed of yet"] if untimed else []
+    screen.note("; ".join([what, " and ".join(told)]) if told else what)
