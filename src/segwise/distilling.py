@@ -160,6 +160,7 @@ def distill(made: Distillation, out: Path, *, report: bool = True, **how: Any) -
 def _found(who: Who, out: Path) -> _Data:
     """Labelled cases as every layout reads them, or the scans of a folder that no layout knows."""
     cases = splits.usable(scans(who.data, who.layout), modality=who.modality)
+    splits.apart(out, who.data)
     split = learn.drawn(who, cases)
     train = [case for case in split.of(cases, "train") if not case.broken]
     names = tuple(sorted({s.name for case in train for s in case.structures}))

@@ -65,6 +65,7 @@ def pretraining(
     """
     spec, masking = parse(model), masking or Masking()
     trainable(spec)
+    splits.apart(out, who.data)
     cases = splits.usable(scans(who.data, who.layout), modality=who.modality)
     split = drawn(who, cases)
     train, valid = split.of(cases, "train"), split.of(cases, "valid")
