@@ -18,7 +18,7 @@ from segwise.errors import PlanError, WeightsError
 from segwise.evaluate import inventory
 from segwise.learn import Learning, Who
 from segwise.records.types import Choice, Plan, Study, Training
-from segwise.spec import parse
+from segwise.spec import of_folder, parse
 from segwise.synth.head import head
 from segwise.synth.imaging import Scan, ct, mr
 from segwise.synth.lesions import lesions
@@ -108,10 +108,12 @@ def parts(plan: Plan, cases: Sequence[Case], out: Path) -> list[Part]:
         CatalogError: a model or adapter is not there, or has no such argument.
         TrainingError: fewer subjects than a fold or a fraction needs.
     """
+        SpecError: no spec can name the folder of the models.
     study = plan.study
     assert study is not None
     return list(_parts(study, splits.usable(cases, targets=plan.targets, modality=study.modality), out))
 
+    of_folder(models_of(out).resolve())  # refused before anything is trained
 
 def _parts(study: Study, cases: Sequence[Case], out: Path) -> Iterator[Part]:
     for training in study.models:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from segwise.cli import show as screen
 from segwise.errors import SpecError
+from segwise.spec import of_folder
 
 if TYPE_CHECKING:
     from segwise.learn import Learning, Who
@@ -94,8 +96,8 @@ def expected(told: Forecast, budget_gb: float | None) -> str:
 
 
 def folder(out: Path) -> str:
-    """As a spec wants it: a path that no member could be."""
-    return str(out) if out.is_absolute() or str(out).startswith(".") else f"./{out}"
+    """As -m wants it in a shell."""
+    return shlex.quote(of_folder(out))
 
 
 def who(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -82,4 +83,4 @@ def pretrain(
         screen.data(found)
         return
     beside.told(str(made.model), found, out)
-    typer.echo(f'start from it: segwise train "{made.model}" DATA -o DIR --from {out}')
+    typer.echo(f'start from it: segwise train "{made.model}" DATA -o DIR --from {shlex.quote(str(out))}')
