@@ -52,6 +52,7 @@ def pretrain(
     from segwise import api
 
     who = beside.who(data, layout, "", 1.0, leave_out, "", split, seed, modality)
+    beside.ready(device, budget_gb, dry_run=dry_run)
     budget = beside.budget(steps, rate, batch, seed, precision)
     with screen.progress() as tick:
         made = api.pretraining(
