@@ -179,7 +179,9 @@ def specialist(
         if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != content:
             raise TrainingError(f"{out} holds a training with another {PLAN} than {start} has; give another folder")
         _written(path, content)
-    elif not (path.is_file() and splits.begun(out)):
+    elif path.is_file() and splits.begun(out):
+        planning.same(path, chosen.names, patch=patch, spacing_mm=spacing_mm)
+    else:
         looked = None if tick is None else lambda i, n: tick(i, n, "looking at the cases")
         found = planning.fingerprint(chosen.train, chosen.names, progress=looked)
         planned(path, spec, found, chosen.names, patch=patch, spacing_mm=spacing_mm, patch_voxels=patch_voxels)

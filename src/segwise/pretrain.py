@@ -71,7 +71,9 @@ def pretraining(
     train, valid = split.of(cases, "train"), split.of(cases, "valid")
     splits.noted(split, out)
     path = out / PLAN
-    if not (path.is_file() and splits.begun(out)):
+    if path.is_file() and splits.begun(out):
+        planning.same(path, (NOTHING,), patch=patch, spacing_mm=spacing_mm)
+    else:
         looked = None if tick is None else lambda i, n: tick(i, n, "looking at the cases")
         found = planning.unlabelled(train, looked)
         planned(path, spec, found, (NOTHING,), patch=patch, spacing_mm=spacing_mm, patch_voxels=patch_voxels)
