@@ -121,8 +121,16 @@ def scans(root: Path, layout: str | None = None) -> list[Case]:
     Raises:
         DatasetError: no folder, no scan in it, or two of one name.
     """
-    if layout or not root.is_dir() or inventory.recognising(root):
-        return [case for case in inventory.find(root, layout)[1] if not case.broken]
+    known = [] if layout or not root.is_dir() else inventory.recognising(root)
+    if layout or not root.is_dir() or known:
+        try:
+            return [case for case in inventory.find(root, layout)[1] if not case.broken]
+        except DatasetError as error:
+            if not known:
+                raise
+            raise DatasetError(
+                f"{error}; where nothing is labelled give the folder that holds the scans alone, such as imagesTr"
+            ) from error
     files = [path for folder in trees.within(root, DEPTH) for path in trees.volumes(folder)]
     names = [trees.stem(path) for path in files]
     if not files:
