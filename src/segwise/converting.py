@@ -19,7 +19,7 @@ from segwise.nets.focus_unet import FocusUNet
 from segwise.nets.sam import SamNet
 from segwise.prompt import Box, Prompt
 from segwise.segmenter import Learned
-from segwise.spec import Spec
+from segwise.spec import Spec, of_folder
 from segwise.training.distilled import one_query, overlap
 from segwise.weights import folders
 from segwise.weights.narrow import Precision, narrowed
@@ -61,6 +61,7 @@ def convert(model: str, out: Path, precision: Precision) -> Converted:
     Raises:
         CatalogError: no such model. SpecError: it cannot be converted. WeightsError: `out` cannot be written.
     """
+    folder = of_folder(out)
     info = assemble.model_info(model)
     built = assemble.build(info.spec)
     own = built.segmenter
@@ -83,7 +84,7 @@ def convert(model: str, out: Path, precision: Precision) -> Converted:
         trained={"converted": str(info.spec), "weights": built.weights, "precision": precision},
         vouched=not built.weights.startswith(("unknown", "random")),
     )
-    narrow = assemble.segmenter(str(out))
+    narrow = assemble.segmenter(folder)
     assert isinstance(narrow, Learned)
     before, after = (logits(one) for one in (own, narrow))
     apart = np.abs(after - before)

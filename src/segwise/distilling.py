@@ -29,7 +29,7 @@ from segwise.nets.sam import SamNet
 from segwise.pretrain import scans
 from segwise.prompt import Box, Prompt
 from segwise.segmenter import Learned, Parts
-from segwise.spec import Spec
+from segwise.spec import Spec, of_folder
 from segwise.training import fidelity, labelled_regions, loop, prepared, regions, splits
 from segwise.training.anywhere import REGION, Anywhere, held_out
 from segwise.training.contract import Recipe
@@ -96,6 +96,7 @@ def distillation(
     Raises:
         CatalogError: no such model. SpecError: it has no student. TrainingError: nothing to learn from.
     """
+    of_folder(out)  # refused before anything is read
     if student not in students.CUTS:
         raise SpecError(f'student "{student}": expected {" or ".join(students.CUTS)}')
     info = assemble.model_info(teacher)
@@ -159,6 +160,7 @@ def distill(made: Distillation, out: Path, *, report: bool = True, **how: Any) -
 
 def _found(who: Who, out: Path) -> _Data:
     """Labelled cases as every layout reads them, or the scans of a folder that no layout knows."""
+    splits.apart(out, who.data)
     cases = splits.usable(scans(who.data, who.layout), modality=who.modality)
     split = learn.drawn(who, cases)
     train = [case for case in split.of(cases, "train") if not case.broken]
@@ -271,7 +273,8 @@ def _report(
     model: Learned, spec: Spec, out: Path, data: _Data, cases: Sequence[prepared.Prepared], seed: int
 ) -> Fidelity:
     """Both asked about the held-out subjects."""
-    own = assemble.segmenter(str(out))
+    folder = of_folder(out)
+    own = assemble.segmenter(folder)
     assert isinstance(own, Learned)
     nets = model.parts.net.float().cpu().eval(), own.parts.net.float().cpu().eval()
     frame: Any = model.parts.frame
@@ -292,7 +295,7 @@ def _report(
         questions = [(subject, one, one.soft >= 0.5) for subject, one in found]
         answers = tuple(_on_regions(net, frame) for net in nets)
     told, *seconds = fidelity.measured(questions, *answers)
-    memory = [peak_gb(str(spec)), peak_gb(str(out))]
+    memory = [peak_gb(str(spec)), peak_gb(folder)]
     file_bytes = fidelity.n_bytes(nets[0]), (out / WEIGHTS).stat().st_size
     costs = [
         Cost(fidelity.parameters(net), size, taken, gb)

@@ -23,7 +23,7 @@ from segwise.evaluate import inventory
 from segwise.nets.planned import stored
 from segwise.nets.tuned import share, tuned
 from segwise.segmenter import Learned
-from segwise.spec import Spec, parse
+from segwise.spec import Spec, of_folder, parse
 from segwise.training import labelled, loop, masked, planning, prepared, splits
 from segwise.training.contract import Recipe
 from segwise.training.forecast import Forecast
@@ -179,7 +179,9 @@ def specialist(
         if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != content:
             raise TrainingError(f"{out} holds a training with another {PLAN} than {start} has; give another folder")
         _written(path, content)
-    elif not (path.is_file() and splits.begun(out)):
+    elif path.is_file() and splits.begun(out):
+        planning.same(path, chosen.names, patch=patch, spacing_mm=spacing_mm)
+    else:
         looked = None if tick is None else lambda i, n: tick(i, n, "looking at the cases")
         found = planning.fingerprint(chosen.train, chosen.names, progress=looked)
         planned(path, spec, found, chosen.names, patch=patch, spacing_mm=spacing_mm, patch_voxels=patch_voxels)
@@ -254,8 +256,8 @@ def cases_of(who: Who, out: Path) -> Chosen:
         DatasetError: nothing can be read. TrainingError: nobody to train on, no such structure, or another split there.
         SpecError: no spec can name the folder.
     """
-    if strange := sorted({c for c in str(out) if c in "+()"}):
-        raise SpecError(f"{out} has {' '.join(strange)} in its path, which stand for more than a name in -m; rename it")
+    of_folder(out)  # refused before anything is read
+    splits.apart(out, who.data)
     everything = inventory.find(who.data, who.layout)[1]
     cases = splits.usable(everything, targets=who.targets, modality=who.modality)
     others = set(splits.subjects(everything)) - set(splits.subjects(cases))  # left out by having none of the targets

@@ -65,12 +65,15 @@ def pretraining(
     """
     spec, masking = parse(model), masking or Masking()
     trainable(spec)
+    splits.apart(out, who.data)
     cases = splits.usable(scans(who.data, who.layout), modality=who.modality)
     split = drawn(who, cases)
     train, valid = split.of(cases, "train"), split.of(cases, "valid")
     splits.noted(split, out)
     path = out / PLAN
-    if not (path.is_file() and splits.begun(out)):
+    if path.is_file() and splits.begun(out):
+        planning.same(path, (NOTHING,), patch=patch, spacing_mm=spacing_mm)
+    else:
         looked = None if tick is None else lambda i, n: tick(i, n, "looking at the cases")
         found = planning.unlabelled(train, looked)
         planned(path, spec, found, (NOTHING,), patch=patch, spacing_mm=spacing_mm, patch_voxels=patch_voxels)
@@ -118,8 +121,16 @@ def scans(root: Path, layout: str | None = None) -> list[Case]:
     Raises:
         DatasetError: no folder, no scan in it, or two of one name.
     """
-    if layout or not root.is_dir() or inventory.recognising(root):
-        return [case for case in inventory.find(root, layout)[1] if not case.broken]
+    known = [] if layout or not root.is_dir() else inventory.recognising(root)
+    if layout or not root.is_dir() or known:
+        try:
+            return [case for case in inventory.find(root, layout)[1] if not case.broken]
+        except DatasetError as error:
+            if not known:
+                raise
+            raise DatasetError(
+                f"{error}; where nothing is labelled give the folder that holds the scans alone, such as imagesTr"
+            ) from error
     files = [path for folder in trees.within(root, DEPTH) for path in trees.volumes(folder)]
     names = [trees.stem(path) for path in files]
     if not files:

@@ -11,12 +11,14 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from segwise.errors import SpecError
 
 Value = int | float | bool | str | None
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*|\.{0,2}/[^()+,\s]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*|\.{0,2}/[^()+\t\r\n]*")
+_STRANGE = "+()\"'\t\r\n"  # in a path: they stand for more than a name
 _BARE = re.compile(r"[A-Za-z_./~][A-Za-z0-9_./~:-]*")
 _TOKEN = re.compile(r"""\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([^,()"'\s][^,()"']*))\s*""")
 
@@ -68,6 +70,19 @@ def parse(text: str) -> Spec:
     return Spec(parts[0].name, parts[0].args, tuple(parts[1:]))
 
 
+def of_folder(folder: Path) -> str:
+    """A model folder as a spec names it: a path that no member could be.
+
+    Raises:
+        SpecError: a character of the path stands for more than a name.
+    """
+    if strange := sorted({c for c in str(folder) if c in _STRANGE}):
+        raise SpecError(
+            f"{folder} has {' '.join(map(repr, strange))} in its path, which stand for more than a name: rename it"
+        )
+    return str(folder) if folder.is_absolute() or str(folder).startswith("../") else f"./{folder}"
+
+
 def seed_of(*words: object) -> int:
     """A stable seed in [0, 2**63) from any printable values; equal on every machine and in every process."""
     digest = hashlib.blake2b("\x1f".join(map(str, words)).encode(), digest_size=8).digest()
@@ -106,7 +121,7 @@ def _one(part: str, text: str) -> Spec:
     match = _NAME.match(part)
     if not match:
         raise SpecError(f'"{text}": expected a name where "{part}" stands, as in name(arg=value)+name')
-    name, rest = match.group(), part[match.end() :].strip()
+    name, rest = match.group().strip(), part[match.end() :].strip()
     if not rest:
         return Spec(name)
     if not (rest.startswith("(") and rest.endswith(")")):

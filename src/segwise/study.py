@@ -15,12 +15,14 @@ from statistics import fmean
 
 from segwise import assemble, learn
 from segwise.case import Case
+from segwise.decide import scenario
 from segwise.demo import write_scan
 from segwise.errors import PlanError, WeightsError
-from segwise.evaluate import inventory
+from segwise.evaluate import compare, inventory
+from segwise.evaluate.expand import Source, expand
 from segwise.learn import Learning, Who
 from segwise.records.types import Choice, Plan, Study, Training
-from segwise.spec import parse
+from segwise.spec import of_folder, parse
 from segwise.synth.head import head
 from segwise.synth.imaging import Scan, ct, mr
 from segwise.synth.lesions import lesions
@@ -108,10 +110,12 @@ def parts(plan: Plan, cases: Sequence[Case], out: Path) -> list[Part]:
 
     Raises:
         CatalogError: a model or adapter is not there, or has no such argument.
+        SpecError: no spec can name the folder of the models.
         TrainingError: fewer subjects than a fold or a fraction needs.
     """
     study = plan.study
     assert study is not None
+    of_folder(models_of(out).resolve())  # refused before anything is trained
     return list(_parts(study, splits.usable(cases, targets=plan.targets, modality=study.modality), out))
 
 
@@ -192,12 +196,14 @@ def run(
 
     Raises:
         PlanError: the plan has no study. TrainingError: a training cannot begin or go on.
+        PlanError, WeightsError, RunError: what the comparison would refuse after the trainings, before the first.
     """
     if plan.study is None:
         raise PlanError(f"{plan.name}: nothing to train: the plan has no study")
     study = plan.study
-    _, cases = inventory.find(data, layout)
+    found_layout, cases = inventory.find(data, layout)
     all_parts = parts(plan, cases, out)
+    _comparable(plan, data, found_layout, cases, all_parts, out)
     generated = None
     if study.generated[1]:
         where = out.with_name(f"{out.name}-generated")
@@ -213,6 +219,23 @@ def run(
         fold: dict[str, str | int] = {} if part.recipe is None else {"recipe": part.recipe, "fold": part.fold}
         learn.train(made, part.folder, command=command, progress=progress, study=fold)
     return [_compared(plan, test, cases, all_parts) for test in dict.fromkeys(part.test for part in all_parts)]
+
+
+def _comparable(
+    plan: Plan, data: Path, layout: str, cases: Sequence[Case], all_parts: Sequence[Part], out: Path
+) -> None:
+    """Refuse now what the comparison after the trainings would refuse: it is laid out with the untrained specs."""
+    if plan.scenario:
+        scenario.read(plan.scenario)
+    source = Source(data.resolve(), layout, tuple(cases))
+    learned = dict.fromkeys(part.training.model for part in all_parts)
+    tasks = []
+    for test in dict.fromkeys(part.test for part in all_parts):
+        one = _compared(plan, test, cases, ())
+        found = expand(dataclasses.replace(one, models=tuple(dict.fromkeys((*one.models, *learned)))), [source])
+        given = {str(assemble.model_info(model).spec) for model in (*plan.models, *(p.model for p in plan.pairs))}
+        tasks += [task for task in found.tasks if task.model in given]
+    compare.check(tasks, out)
 
 
 def _made(

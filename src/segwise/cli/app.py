@@ -18,7 +18,7 @@ from segwise.cli import show as screen
 from segwise.cli.distill import convert, distill
 from segwise.cli.evidence import evidence_app
 from segwise.cli.pretrain import pretrain
-from segwise.cli.study import generated, studied
+from segwise.cli.study import compared, generated, studied
 from segwise.cli.train import adapt, train
 from segwise.cli.weights import Json, weights_app
 from segwise.errors import SegwiseError, SpecError
@@ -322,8 +322,7 @@ def _experiment(
         return
     with screen.progress() as tick:
         path = api.run(preview, out, workers=workers, progress=tick, command=tuple(sys.argv[1:]))
-    screen.ranking(api.ranking(out))
-    screen.done("Report", path)
+    compared([preview], out, path)
 
 
 def _spacing(text: str | None) -> tuple[float, float, float] | None:

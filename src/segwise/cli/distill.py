@@ -57,6 +57,7 @@ def distill(
     who = None
     if data is not None:
         who = training.who(data, layout, target, fraction, leave_out, fold, split, seed, modality)
+    training.ready(device, budget_gb, dry_run=dry_run)
     budget = training.budget(steps, rate, batch, seed, precision)
     with screen.progress() as tick:
         made = distilling.distillation(teacher, who, out, budget, student=student, tick=tick)  # type: ignore[arg-type]

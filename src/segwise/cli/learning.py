@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from segwise.cli import show as screen
 from segwise.errors import SpecError
+from segwise.spec import of_folder
 
 if TYPE_CHECKING:
     from segwise.learn import Learning, Who
@@ -64,6 +66,20 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how long it wi
 Budget = Annotated[float | None, typer.Option(min=0, help="With --dry-run: memory in GB; says what fits.")]
 
 
+def ready(device: str, budget_gb: float | None, *, dry_run: bool) -> None:
+    """Refuses what can be told before any case is read.
+
+    Raises:
+        SpecError: a memory to fit without --dry-run. TrainingError: the device cannot be used.
+    """
+    from segwise.training.precision import check_device
+    from segwise.training.together import own_device
+
+    if budget_gb is not None and not dry_run:
+        raise SpecError("--budget-gb says what fits in a forecast and bounds no training; expected --dry-run too")
+    check_device(own_device(device))
+
+
 def forecast_only(made: Learning, device: str, budget_gb: float | None, *, dry_run: bool, json: bool) -> bool:
     """With --dry-run say what the training will take; whether that was all."""
     from segwise import api
@@ -102,8 +118,8 @@ def expected(told: Forecast, budget_gb: float | None) -> str:
 
 
 def folder(out: Path) -> str:
-    """As a spec wants it: a path that no member could be."""
-    return str(out) if out.is_absolute() or str(out).startswith(".") else f"./{out}"
+    """As -m wants it in a shell."""
+    return shlex.quote(of_folder(out))
 
 
 def who(
@@ -120,16 +136,19 @@ def who(
     """Which cases, from the options.
 
     Raises:
-        SpecError: a fold that is none, or two ways to say who is tested.
+        SpecError: a fold that is none, a list that names nothing, or two ways to say who is tested.
     """
     from segwise.learn import Who
 
     k, n = 0, 0
     if fold:
         parts = fold.split("/")
-        if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-            raise SpecError(f'--fold "{fold}": expected a fold from 0 on and how many, such as 0/5')
+        if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts) or int(parts[1]) < 2:
+            raise SpecError(f'--fold "{fold}": expected a fold from 0 on and how many, 2 or more, such as 0/5')
         k, n = map(int, parts)
+    for option, text in (("--target", ",".join(targets or ())), ("--leave-out", leave_out)):
+        if text and not _words(text):
+            raise SpecError(f'{option} "{text}": names nothing; expected names by commas, or leave {option} out')
     if sum(map(bool, (fold, leave_out, split))) > 1:
         raise SpecError("--fold, --leave-out and --split each say who is tested; expected one of them")
     return Who(
@@ -173,7 +192,7 @@ def budget(
     """How long and how, from the options; `more` as they stand.
 
     Raises:
-        SpecError: a precision or loss that is not known.
+        SpecError: a precision or loss that is not known, or a rate that is no finite number above 0.
     """
     from segwise.training.labelled import Budget as LearnBudget
 
@@ -184,6 +203,8 @@ def budget(
     for option, (value, allowed) in known.items():
         if value not in allowed:
             raise SpecError(f'{option} "{value}": expected {", ".join(allowed)}')
+    if not 0 < rate < math.inf:
+        raise SpecError(f"--rate {rate:g}: expected a finite number above 0, such as 0.001")
     return LearnBudget(steps=steps, rate=rate, size=batch, seed=seed, precision=precision, loss=loss, **more)  # type: ignore[arg-type]
 
 

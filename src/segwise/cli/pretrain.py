@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -51,6 +52,7 @@ def pretrain(
     from segwise import api
 
     who = beside.who(data, layout, None, 1.0, leave_out, "", split, seed, modality)
+    beside.ready(device, budget_gb, dry_run=dry_run)
     budget = beside.budget(steps, rate, batch, seed, precision)
     with screen.progress() as tick:
         made = api.pretraining(
@@ -82,4 +84,4 @@ def pretrain(
         screen.data(found)
         return
     beside.told(str(made.model), found, out)
-    typer.echo(f'start from it: segwise train "{made.model}" DATA -o DIR --from {out}')
+    typer.echo(f'start from it: segwise train "{made.model}" DATA -o DIR --from {shlex.quote(str(out))}')

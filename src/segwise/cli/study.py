@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ import typer
 
 from segwise.cli import show as screen
 from segwise.cli.learning import duration, shown
-from segwise.errors import SpecError
+from segwise.errors import RunError, SpecError
 
 if TYPE_CHECKING:
+    from segwise.evaluate.compare import Preview
     from segwise.records.types import Plan
 
 
@@ -37,8 +39,9 @@ def studied(
     from segwise import api, study
 
     assert plan.study is not None
-    if out is None:
+    if out is None and (not dry_run or data is None):
         raise SpecError("nothing says where the models and the run go; give -o RUN")
+    out = out or Path(plan.name)
     if data is None:
         if not plan.study.persons[1]:
             raise SpecError(f"{plan.name} learns from your labelled cases: give --data FOLDER")
@@ -52,13 +55,35 @@ def studied(
         return
     with shown() as progress:
         plans = study.run(plan, data, out, layout=layout, say=_begun, progress=progress, command=tuple(sys.argv[1:]))
+    previews = []
     for one in plans:
-        preview = api.preview(one, data, layout=layout)
-        screen.preview(preview)
+        previews.append(api.preview(one, data, layout=layout))
+        screen.preview(previews[-1])
         with screen.progress() as tick:
-            path = api.run(preview, out, workers=workers, progress=tick, command=tuple(sys.argv[1:]))
+            path = api.run(previews[-1], out, workers=workers, progress=tick, command=tuple(sys.argv[1:]))
+    compared(previews, out, path)
+
+
+def compared(previews: Sequence[Preview], out: Path, report: Path) -> None:
+    """Show the ranking, the report, and what failed.
+
+    Raises:
+        RunError: no task has an answer.
+    """
+    from segwise import api
+    from segwise.evaluate import compare
+
     screen.ranking(api.ranking(out))
-    screen.done("Report", path)
+    screen.done("Report", report)
+    found = [compare.outcome(preview, out) for preview in previews]
+    n, done, failed = (sum(getattr(one, key) for one in found) for key in ("n_tasks", "n_done", "n_failed"))
+    reason = next((one.reason for one in found if one.reason), "")
+    if n and not done:
+        raise RunError(f"none of the {n} tasks has an answer ({reason}); the report lists them all: mend and repeat")
+    if failed:
+        screen.note(
+            f"{failed} of {n} tasks failed ({reason}); the report lists them, and a repetition tries them again"
+        )
 
 
 def _begun(what: str, left_s: float, untimed: int) -> None:

@@ -37,6 +37,7 @@ from segwise.cli.learning import (
     folder,
     forecast_only,
     only_the_first_speaks,
+    ready,
     shown,
     three,
     told,
@@ -116,13 +117,14 @@ def train(
             "patch": three(patch, int, "--patch"),
             "spacing_mm": three(spacing, float, "--spacing"),
         }
+        ready(device, budget_gb, dry_run=dry_run)
         more: dict[str, Any] = {"loss": loss, "gather": gather, "recompute": recompute}
         with in_turn(device), screen.progress() as tick:
             made = api.specialist(
                 name,
                 whom,
                 out,
-                budget(steps or 1000, rate or 1e-3, batch, seed, precision, **more),
+                budget(steps or 1000, 1e-3 if rate is None else rate, batch, seed, precision, **more),
                 start=from_,
                 tick=tick,
                 **given,
@@ -131,6 +133,9 @@ def train(
         return
     if from_ is not None:
         raise SpecError("--from is for a specialist; expected DATA too, as in segwise train unetr DATA --from DIR")
+    _without_data(name)
+    if dry_run:
+        raise SpecError("--dry-run is for a specialist; expected DATA too, as in segwise train unet DATA --dry-run")
     with shown() as report:
         found = api.train(
             name,
@@ -147,6 +152,19 @@ def train(
         screen.data(found)
     else:
         told(name, found, out)
+
+
+def _without_data(name: str) -> None:
+    """Nothing, unless it is a model that is trained on a user's cases only.
+
+    Raises:
+        SpecError: it is.
+    """
+    from segwise import catalog
+    from segwise.training import names as recipes
+
+    if name not in recipes.names() and name.split("(", maxsplit=1)[0] in catalog.names("models"):
+        raise SpecError(f"{name} is trained on your labelled cases; expected their folder: segwise train {name} DATA")
 
 
 def _elsewhere(
@@ -224,8 +242,9 @@ def adapt(
         return
     if support is not None or choose:
         raise SpecError(f"--support and --choose are of universeg; {model} is trained for --steps")
+    ready(device, budget_gb, dry_run=dry_run)
     more: dict[str, Any] = {"gather": gather, "recompute": recompute}
-    own = budget(steps or 300, rate or 3e-4, batch, seed, precision, **more)
+    own = budget(steps or 300, 3e-4 if rate is None else rate, batch, seed, precision, **more)
     with in_turn(device), screen.progress() as tick:
         made = api.adaptation(model, whom, out, own, tick=tick)
     _learn(made, out, minutes, device, threads, dry_run=dry_run, budget_gb=budget_gb, json=json)

@@ -144,7 +144,7 @@ def read(name: str | Path) -> Scenario:
     if path.suffix != ".toml":
         close = difflib.get_close_matches(str(name), shipped(), n=1)
         hint = f'; did you mean "{close[0]}"?' if close else ""
-        raise PlanError(f'no scenario "{name}"{hint} there are {", ".join(shipped())}, or give a .toml file')
+        raise PlanError(f'no scenario "{name}"{hint}; there are {", ".join(shipped())}, or give a .toml file')
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -163,7 +163,7 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Scenario:
     for key in content:
         if key not in HEAD:
             raise PlanError(f"{source}: {key}: no such field; there are {', '.join(HEAD)}")
-    base = read(content["base"]) if content.get("base") else None
+    base = _base(content.get("base", ""), f"{source}: base")
     given = content.get("assumptions", {})
     if not isinstance(given, Mapping):
         raise PlanError(f"{source}: assumptions: {given!r} is not a table")
@@ -177,6 +177,15 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Scenario:
         if not value:
             raise PlanError(f'{source}: {key}: nothing came, expected words such as "2026-11" or "EUR"')
     return Scenario(name=name, title=str(content.get("title") or name), assumptions=known, **words)
+
+
+def _base(value: Any, where: str) -> Scenario | None:
+    """The scenario that another begins with; a file begins with a shipped one, so that none begins with itself."""
+    if value == "":
+        return None
+    if value not in shipped():
+        raise PlanError(f"{where}: {value!r}, expected one of {', '.join(shipped())}")
+    return read(value)
 
 
 def _assumption(key: str, value: Any, where: str) -> Assumption:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from segwise import assemble, catalog, engine
-from segwise.errors import CatalogError, PlanError, WeightsError
+from segwise.errors import CatalogError, DatasetError, PlanError, WeightsError
 from segwise.evaluate import conditions, cost, expand, inventory, references
 from segwise.evaluate import score as scoring
 from segwise.evaluate.expand import Source
 from segwise.evaluate.predict import Setup
 from segwise.evaluate.score import Tick
 from segwise.records import plan as plans
-from segwise.records.run import Run
+from segwise.records.run import Run, fit
 from segwise.records.types import Plan, Record, Task, record_of
 
 COLUMNS = (
@@ -99,7 +99,61 @@ def preview(plan: Plan, data: Path | str | Sequence[Path | str], *, layout: str 
         found, cases = inventory.find(Path(root), layout)
         sources.append(Source(Path(root).resolve(), found, tuple(cases)))
     expanded = expand.expand(plan, sources)
+    _each_once(expanded.tasks)
     return Preview(plan, tuple(sources), expanded.tasks, expanded.skipped, expanded.left_out)
+
+
+def _each_once(tasks: Sequence[Task]) -> None:
+    """Refuse cases that the records could not tell apart.
+
+    Raises:
+        DatasetError: two folders hold a case of one name in a data set of one name, or a folder came twice.
+    """
+    known: dict[str, Task] = {}
+    for task in tasks:
+        if (first := known.setdefault(task.id, task)) is not task:
+            raise DatasetError(
+                f"case {task.case} of the data set {task.dataset} came twice, from {first.root} and {task.root}; "
+                "expected every case once: give each folder once, and folders of different names"
+            )
+
+
+def check(tasks: Sequence[Task], out: Path | str) -> None:
+    """Refuse now what `run` refuses before it computes; nothing is written.
+
+    Raises:
+        PlanError, WeightsError: models that cannot be built, all of them together.
+        RunError: `out` holds other things than a run.
+    """
+    fit(Path(out))
+    _check_models(tasks)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the tasks of a preview ended.
+
+    Attributes:
+        n_tasks: of the preview.
+        n_done, n_failed: with an answer for one target at least; with a target that failed.
+        reason: of the first target that failed, or that was skipped where none did; "" if there is none.
+    """
+
+    n_tasks: int
+    n_done: int
+    n_failed: int
+    reason: str
+
+
+def outcome(found: Preview, out: Path | str) -> Outcome:
+    """What the folder of a run says of the tasks of a preview."""
+    mine = {task.id: task for task in found.tasks}
+    records = [record for record in Run.read(out).records() if record.task in mine]
+    by_status = {status: [r for r in records if r.status == status] for status in ("done", "failed", "skipped")}
+    first = next(iter((*by_status["failed"], *by_status["skipped"])), None)
+    reason = "" if first is None else f"{mine[first.task].case}: {first.reason}"
+    done, failed = (len({r.task for r in by_status[status]}) for status in ("done", "failed"))
+    return Outcome(len(mine), done, failed, reason)
 
 
 def run(

@@ -16,7 +16,7 @@ from segwise import anatomy, assemble
 from segwise.assemble import ModelInfo
 from segwise.case import Case
 from segwise.errors import CatalogError, PlanError, WeightsError
-from segwise.evaluate import conditions, references
+from segwise.evaluate import conditions, faults, references
 from segwise.records.types import Plan, Record, Task, record_of
 
 NAME = "name"  # the prompter of a model that takes only text
@@ -118,11 +118,13 @@ def _arms(plan: Plan) -> list[_Arm]:
     ]:
         try:
             assemble.prompter_info(text)
+            errors += [f"{where}: {said}" for said in filter(None, [faults.of_prompter(text)])]
         except CatalogError as error:
             errors.append(f"{where}: {error}")
     for i, text in enumerate(plan.metrics):
         try:
             assemble.metric_info(text)
+            errors += [f"metrics[{i}]: {said}" for said in filter(None, [faults.of_metric(text)])]
         except CatalogError as error:
             errors.append(f"metrics[{i}]: {error}")
     for i, text in enumerate(plan.conditions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,17 @@ def _recognised(root: Path) -> str:
     names = fitting or catalog.names("datasets")
     shapes = "\n".join(f"  {name}: {'; '.join(catalog.card('datasets', name).files)}" for name in names)
     what = f"looks like {' and '.join(fitting)}" if fitting else "looks like no layout that is known"
+    if torn := [path.name for path in sorted(root.glob("*.json")) if not _whole(path)]:
+        what += f" ({', '.join(torn)} is no valid JSON: mend it first)"
     raise DatasetError(f"{root}: {what}; say which with --layout:\n{shapes}")
+
+
+def _whole(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def inventory(cases: Iterable[Case]) -> list[dict[str, Any]]:

@@ -142,7 +142,8 @@ def _spatial(name: str, header: Any, spacing_mm: object) -> tuple[int, int, int,
         if spacing_mm is None or len(dims) < 2:
             raise FileError(
                 f"{name}: is {len(dims)}D ({' x '.join(map(str, dims))}), expected a volume of three axes; to read it "
-                "as one slice give its spacing with a thickness: --spacing d,h,w (spacing_mm=(d, h, w))"
+                "as one slice give its spacing with a thickness (spacing_mm=(d, h, w); --spacing d,h,w of segwise "
+                "segment and inspect); for a data set write it as a volume of one slice"
             )
         dims.append(1)
     if len(dims) > 4:

@@ -83,6 +83,11 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Plan:
     )
     if not plan.models and not plan.pairs and plan.study is None:
         raise PlanError(f"{source}: models: nothing came, expected at least one model")
+    for key in ("cases", "persons"):
+        if plan.study is not None and getattr(plan, key):
+            raise PlanError(
+                f"{source}: {key}: a study says itself who is tested and made; leave it out, see study.test"
+            )
     if not plan.metrics:
         raise PlanError(f"{source}: metrics: nothing came, expected at least one metric")
     return plan

@@ -130,15 +130,7 @@ class Run:
             RunError: the folder holds other things, is of another format, or another process is writing it.
         """
         run = cls(Path(path))
-        if run.path.exists() and not run.path.is_dir():
-            raise RunError(f"{run.path} is a file, expected a folder for the run")
-        found = [p.name for p in run.path.iterdir()] if run.path.exists() else []
-        others = [name for name in found if name != "lock" and not name.endswith(".tmp")]
-        if others and not (run.path / "run.json").exists():
-            raise RunError(
-                f"{run.path} holds {', '.join(sorted(others)[:3])} but no run.json: it is not a run folder; "
-                "give an empty or a new one"
-            )
+        others = fit(run.path)
         if not run._lock.take(wait=False):
             raise RunError(f"{run.path} is being written by another process; wait for it or give another folder")
         try:
@@ -170,10 +162,12 @@ class Run:
         path = self.path / "run.json"
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{self.path} is not a run folder: it has no run.json; see: segwise compare") from None
         except ValueError as error:
             raise RunError(f"{path} is damaged: {error}") from error
+        if not isinstance(about, dict):
+            raise RunError(f"{path} is damaged: {type(about).__name__} came, expected an object {{...}}")
         if about.get("format") != FORMAT:
             raise RunError(f"{path}: format is {about.get('format')}, expected {FORMAT}; run it again in a new folder")
         return dict(about)
@@ -242,12 +236,31 @@ class Run:
                 shared[digest] = json.loads(self._shared(digest).read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 raise RunError(
-                    f"{self._shared(digest)} cannot be read: {error}; its records lost their card"
+                    f"{self._shared(digest)} cannot be read: {error}; its records lost their card; copy the whole "
+                    "folder again, or run it again in a new one"
                 ) from error
         return {**shared[digest], **{key: value for key, value in own.items() if key != "shared"}}
 
     def _shared(self, digest: str) -> Path:
         return self.path / "shared" / f"{digest}.json"
+
+
+def fit(path: Path) -> bool:
+    """Whether there is something in a folder that can be that of a run; nothing is made or changed.
+
+    Raises:
+        RunError: it is a file, or the folder holds other things.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file, expected a folder for the run")
+    found = [p.name for p in path.iterdir()] if path.exists() else []
+    others = [name for name in found if name != "lock" and not name.endswith(".tmp")]
+    if others and not (path / "run.json").exists():
+        raise RunError(
+            f"{path} holds {', '.join(sorted(others)[:3])} but no run.json: it is not a run folder; give an empty or a "
+            "new one"
+        )
+    return bool(others)
 
 
 def _forget_rounds(latest: dict[tuple[str, str, int], Record], record: Record) -> None:

@@ -114,7 +114,10 @@ def resume(out: Path, run: Run, identity: Mapping[str, Any]) -> None:
     differs = sorted(key for key in {*found, *identity} if found.get(key) != identity.get(key))
     if differs:
         listed = ", ".join(f"{key} {found.get(key)} there, {identity.get(key)} asked" for key in differs)
-        raise TrainingError(f"{path} is of another training ({listed}); give another folder, or the same settings")
+        what = "; the version stands for data, structures, model and options" if "version" in differs else ""
+        raise TrainingError(
+            f"{path} is of another training ({listed}); give another folder, or the same settings{what}"
+        )
     try:
         run.net.load_state_dict(content["net"])
         run.averaged.load_state_dict(content["averaged"])

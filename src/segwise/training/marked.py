@@ -84,6 +84,11 @@ class MarkedSlices:
     def __post_init__(self) -> None:
         if not any(case.there for case in self.cases):
             raise TrainingError("no training case has any of the structures; expected one at least")
+        if not any(_largest(case, name) >= LEAST for case in self.cases for name in case.there):
+            raise TrainingError(
+                f"no structure of the training cases fills {LEAST} voxels of a slice; expected larger ones, or finer "
+                "scans"
+            )
 
     def batch(self, index: int) -> list[Slice]:
         """`size` slices."""
@@ -148,6 +153,11 @@ def made(
         return None
     shown = Volume(image, window, volume.channels, f"{volume.digest}:{place}")
     return Slice(frame.view(shown, window), window, tuple(asked), key)
+
+
+def _largest(case: Prepared, name: str) -> int:
+    """Voxels of a structure on the slice that has most of it."""
+    return int((mapped(case)[1] == case.names.index(name) + 1).sum(axis=(1, 2)).max())
 
 
 def checked(frame: Frame[Any], cases: Sequence[Prepared], user: Prompter, *, n: int, seed: int) -> list[Slice]:

@@ -7,9 +7,11 @@ a budget of voxels instead of shrinking until a GPU holds it, and one number div
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ VOXELS = 10_000  # of a case's foreground that are looked at
 AIR_HU = -500.0  # below it CT shows air; where nothing is labelled the rest is looked at
 ANISOTROPIC = 3.0  # how much coarser than the others an axis is before it has a rule of its own
 LEAST = 32  # voxels of a patch along an axis where the volume allows it
+MOST = 2**31  # voxels of the median case at the spacing of a plan
 MASKED = 0.75  # where less than that is left when what is 0 is cut away, only what is not 0 is normalised
 _AXES = ("SI", "AP", "RL")  # slices, rows, columns
 
@@ -88,8 +91,8 @@ def fingerprint(
     if lacking:
         there = sorted({s.name for case in cases for s in (*case.structures, *case.derived)})
         raise TrainingError(
-            f"no case has a voxel of {', '.join(lacking)}; the {len(cases)} cases have labels of "
-            f"{', '.join(there) or 'nothing'}: leave it out, or give cases that have it"
+            f"none of the {len(cases)} training cases has a voxel of {', '.join(lacking)}; they name "
+            f"{', '.join(there) or 'nothing'}: leave it out with --target, or give or train on cases that have it"
         )
     return found
 
@@ -137,6 +140,12 @@ def plan(
     spacings = np.array([case.spacing_mm for case in found.cases])
     spacing = _spacing(shapes, spacings) if spacing_mm is None else _given_spacing(spacing_mm)
     median = np.median(np.rint(shapes * spacings / spacing), axis=0)
+    if (spacing_mm is not None and median.min() < 1) or median.prod() > MOST:
+        raise TrainingError(
+            f"at a spacing of {', '.join(f'{s:g}' for s in spacing)} mm (d, h, w) the median case has "
+            f"{_sides([int(n) for n in median])} voxels, expected one or more on every axis and {MOST:,} at most: give "
+            "another --spacing"
+        )
     sides = _patch(median, patch_voxels, multiple) if patch is None else _given_patch(patch, multiple)
     order = _order(spacing)
     channels = found.cases[0].channels
@@ -161,11 +170,48 @@ def plan(
     }
     dataset = {
         "channel_names": {str(i): channel for i, channel in enumerate(channels)},
-        "labels": {"background": 0, **{name: i for i, name in enumerate(names, start=1)}},
+        "labels": _labels(names),
         "numTraining": len(found.cases),
         "file_ending": ".nii.gz",
     }
     return {"plans": plans, "dataset": dataset}
+
+
+def _labels(names: Sequence[str]) -> dict[str, int]:
+    return {"background": 0, **{name: i for i, name in enumerate(names, start=1)}}
+
+
+def same(path: Path, names: Sequence[str], *, patch: Sequence[int] | None, spacing_mm: Sequence[float] | None) -> None:
+    """Nothing, if a training that has begun is of these structures, and of the patch and spacing asked for, if any.
+
+    Args:
+        path: its plan.json.
+        names: of the structures.
+        patch, spacing_mm: (d, h, w) as the user gives them, or None.
+
+    Raises:
+        TrainingError: it is damaged, or of other structures, another patch or another spacing.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        plans, labels = content["plans"], dict(content["dataset"]["labels"])
+        said, back = plans["configurations"]["3d_fullres"], plans["transpose_backward"]
+        there = {"patch": [said["patch_size"][i] for i in back], "spacing": [said["spacing"][i] for i in back]}
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise TrainingError(
+            f"{path} is damaged ({type(error).__name__}: {error}); put it back as it was, or give another folder"
+        ) from error
+    if labels != _labels(names):
+        raise TrainingError(
+            f"{path.parent} holds a training on {', '.join(map(str, list(labels)[1:]))} ({path.name} there), asked is "
+            f"{', '.join(names)}: give another folder, or the same structures in the same order"
+        )
+    for what, asked in (("patch", patch), ("spacing", spacing_mm)):
+        if asked is not None and list(asked) != there[what]:
+            raise TrainingError(
+                f"{path.parent} holds a training with a {what} of {there[what]} (d, h, w), asked is {list(asked)}: "
+                f"leave --{what} out, or give another folder"
+            )
 
 
 def channels(case: Case) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ def prepare(
         all_of_them: every structure must be in one case at least.
 
     Raises:
-        TrainingError: a case cannot be read, or none has any of the structures.
+        TrainingError: a case cannot be read, its image is of one value, or none has any of the structures.
     """
     found = []
     for i, case in enumerate(cases):
@@ -115,15 +115,33 @@ def _one(case: Case, frame: Frame[Any], names: tuple[str, ...], into: Path) -> P
         masks = case.targets(tuple(asked), volume.grid) if asked else []
     except SegwiseError as error:
         raise TrainingError(f"case {case.id} cannot be read: {error}") from error
+    low, high = float(volume.array.min()), float(volume.array.max())
+    if low == high:
+        raise TrainingError(
+            f"case {case.id}: every voxel of its image is {low:g}, expected a scan; mend it, or keep the case out of "
+            "the data set"
+        )
     key = hashlib.blake2b(digest_size=12)
     for word in (_CODE, frame.digest, volume.digest, names):
         key.update(repr(word).encode())
     for target in masks:
         key.update(np.packbits(target.mask).tobytes())
     folder = into / f"{_plain(case.id)}-{key.hexdigest()}"
-    if not (folder / "case.json").is_file():
+    found = _whole(folder)
+    if found is None:
         _write(folder, case, frame, names, asked, volume, [target.mask for target in masks])
-    return opened(folder)
+        found = opened(folder)
+    return found
+
+
+def _whole(folder: Path) -> Prepared | None:
+    """What lies in a folder, None if that is nothing, or damaged: it is prepared anew then."""
+    try:
+        found = opened(folder)
+        fits = found.volume.array.shape[1:] == found.labels.shape == found.grid.shape
+        return found if fits and all(found.places(name).shape[1] == 3 for name in found.there) else None
+    except (OSError, ValueError, KeyError, TypeError, IndexError, SegwiseError):
+        return None
 
 
 def _write(

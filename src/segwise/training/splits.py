@@ -15,6 +15,7 @@ from segwise.errors import TrainingError
 
 FILE = "split.json"
 BEGUN = ("last.pt", "model.json")  # in a folder where something was learned already
+RUN = "run.json"  # in the folder of a run
 VALIDATED = 0.2  # share of the subjects that a training checks itself on, where nothing else is said
 
 
@@ -141,6 +142,18 @@ def write(split: Split, folder: Path) -> Path:
 def begun(out: Path) -> bool:
     """Something was learned in a folder already."""
     return any((out / name).exists() for name in BEGUN)
+
+
+def apart(out: Path, data: Path) -> None:
+    """Nothing, if the folder of a training is not in its data and holds no run.
+
+    Raises:
+        TrainingError: it is, or does.
+    """
+    if out.resolve().is_relative_to(data.resolve()):
+        raise TrainingError(f"{out} lies in the data, {data}; nothing is written there: give a folder beside it")
+    if (out / RUN).is_file():
+        raise TrainingError(f"{out} holds a run ({RUN} there), not a model; give another folder")
 
 
 def noted(split: Split, out: Path) -> None:
