@@ -35,7 +35,8 @@ Minutes = Annotated[float | None, typer.Option(min=0, help="Stop after so long; 
 Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn.")]
 Device = Annotated[str, typer.Option(help="Where the net is trained: cpu, cuda, cuda:1, mps.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads of the training; default: the recipe's, 1 where nothing is said.")
+    int | None,
+    typer.Option(min=1, max=512, help="Threads of the training; default: the recipe's, 1 where nothing is said."),
 ]
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
 Targets = Annotated[
