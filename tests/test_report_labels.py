@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -95,6 +96,14 @@ def test_the_page_says_it_in_words_a_table_and_a_figure():
     assert "labelled subjects that were trained on" in html
     assert "As they came: general 0.600" in html
     assert "special, 32 subjects" in html
+
+
+def test_gains_are_told_per_subject_parameter_and_hour():
+    records, scores = run(lambda n: 0.76, lambda n: 0.5, noise=0.0)
+    row = re.search(r"general\+lora</th>(.*?)</tr>", labels.section(gather(records, scores)))[1]
+    cells = re.findall(r"<td>(.*?)</td>", row)
+    # .16 above .6 with 32 subjects, 1,000 parameters, 60 seconds
+    assert cells[len(NUMBERS) :] == ["+0.160", "+0.0050", "1,000", "+160.000", "+9.600"]
 
 
 def test_runs_without_trainings_have_no_such_section():

@@ -227,7 +227,8 @@ def _series(curve: Curve, index: int, n: int) -> figures.Series:
 def _table(found: Sequence[Curve], starts: Mapping[str, float], measure: str) -> str:
     numbers = sorted({n for curve in found for n in curve.subjects})
     head = ["Trained", *(f"{n} subjects" if n != 1 else "1 subject" for n in numbers)]
-    head += ["Gain over the start", "Trained parameters", "Gain per million of them", "Gain per training hour"]
+    head += ["Gain over the start", "Gain per labelled subject", "Trained parameters", "Gain per million of them"]
+    head += ["Gain per training hour"]
     rows = []
     for curve in found:
         means = dict(zip(curve.subjects, curve.values.mean(axis=1).tolist(), strict=True))
@@ -240,6 +241,7 @@ def _table(found: Sequence[Curve], starts: Mapping[str, float], measure: str) ->
                 e(curve.model),
                 *(number(means.get(n)) for n in numbers),
                 _or_dash(signed, gain),
+                _or_dash(lambda value: signed(value, 4), gain / curve.subjects[-1] if curve.subjects[-1] else math.nan),
                 f"{curve.parameters:,}" if curve.parameters else "–",
                 _or_dash(signed, per_million),
                 _or_dash(signed, gain / hours if hours else math.nan),
