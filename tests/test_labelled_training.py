@@ -167,6 +167,36 @@ def test_batches_are_functions_of_their_index_and_show_structures(tmp_path):
     assert not np.array_equal(stream.batch(8)[0].image, first[0].image)
 
 
+def test_batches_of_one_see_what_lies_elsewhere_too(tmp_path):
+    """A net that only ever saw patches around structures paints them everywhere else."""
+    stream = patches.Patches(tuple(ready(tmp_path)), frame(patch=(4, 4, 4)), size=1, seed=3, augment=False)
+    shown = [bool(stream.batch(i)[0].labels.any()) for i in range(120)]
+    pairs = patches.Patches(stream.cases, frame(patch=(4, 4, 4)), size=2, seed=3, augment=False)
+    firsts = [bool(pairs.batch(i)[0].labels[1:3, 1:3, 1:3].any()) for i in range(30)]
+    anywhere = np.mean([bool(pairs.batch(i)[1].labels.any()) for i in range(120)])
+    assert all(firsts)
+    assert abs(np.mean(shown) - (1 / 3 + 2 / 3 * anywhere)) < 0.15
+
+
+def test_the_learning_curve_sees_what_is_painted_where_nothing_is(tmp_path):
+    class Painter(ClosedNet):
+        """Right about what is bright, and paints the dark third of the case too."""
+
+        def __init__(self, wrong):
+            super().__init__()
+            self.wrong, self.weight = wrong, nn.Parameter(torch.zeros(1))
+
+        def forward(self, image):
+            liver, spleen = (image > 0.7) & (image < 2.5), image >= 2.5
+            if self.wrong and not (liver | spleen).any():
+                liver = torch.ones_like(liver)
+            return [torch.cat([~(liver | spleen), liver, spleen], dim=1) * 10.0 + self.weight]
+
+    cases, own = ready(tmp_path), frame(patch=(4, 4, 4))
+    right, wrong = (closed.Labelled(Painter(one), own, held=cases).validate()["dsc"] for one in (False, True))
+    assert wrong < right - 0.05
+
+
 def test_sides_are_not_mirrored():
     assert patches.mirrored(("liver",), "SAR") == (0, 1, 2)
     assert patches.mirrored(("left kidney", "liver"), "SAR") == (0, 1)
@@ -243,7 +273,7 @@ class Tiny(ClosedNet):
 def test_a_net_learns_what_the_labels_say_and_answers_on_the_held_subject(tmp_path):
     torch.manual_seed(0)
     cases, own = ready(tmp_path, n=4), frame()
-    budget = labelled.Budget(steps=80, rate=2e-2, size=2, validate_every=80, augment=False)
+    budget = labelled.Budget(steps=120, rate=2e-2, size=2, validate_every=120, augment=False)
     parts = Parts(Tiny(), own, labelled_cases.NAMES, "random")
     made = labelled.specialist("tiny", parts, cases[:3], cases[3:], budget, lambda out, net, known: [], "")
     before = made.objective.validate()["dsc"]

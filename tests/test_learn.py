@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from segwise.cli import learning
 from segwise.cli.app import app
 from segwise.errors import SegwiseError, SpecError, TrainingError
 from segwise.learn import Who
+from segwise.records.run import Run
 from segwise.training import loop, splits
 from segwise.training.labelled import Budget
 
@@ -38,6 +40,26 @@ def cli(*words):
             return 2, str(found.exception)
         raise found.exception
     return found.exit_code, found.output
+
+
+def test_a_folder_that_was_trained_anew_is_asked_anew(data, tmp_path):
+    """A run that is repeated takes what is done, but not from weights that are no longer there."""
+    out, run = tmp_path / "mine", tmp_path / "run"
+    words = ("compare", data, "-m", out, "-m", "box-fill", "-p", "name", "-p", "box3d", "-o", run)
+
+    def done():
+        return {(r.model, r.case, r.target): r.provenance["weights"] for r in Run.read(run).records() if r.mask}
+
+    cli("train", SMALL, data, "-o", out, "--steps", 1)
+    assert cli(*words)[0] == 0
+    first = done()
+    assert cli(*words)[0] == 0 and done() == first
+    shutil.rmtree(out)
+    cli("train", SMALL, data, "-o", out, "--steps", 1, "--seed", 5)
+    assert cli(*words)[0] == 0
+    second = done()
+    changed = {key for key in first if first[key] != second[key]}
+    assert changed == {key for key in first if key[0] != "box-fill"} and changed
 
 
 @pytest.mark.parametrize(("verb", "model", "file"), [("adapt", ADAPTED, "adapter"), ("train", SMALL, "weights")])

@@ -334,7 +334,15 @@ def _learned(folder: ModelFolder) -> dict[str, str | int | float | tuple[str, ..
     own = {key: value for key, value in said.items() if isinstance(value, int | float | str)}
     people, made = folder.subjects, folder.generated
     own |= {"generated": made} if made else {}
-    return {"model": folder.spec, "subjects": len(people), "data": folder.dataset, "people": people, **own}
+    files = tuple(sha[:16] for _, sha in sorted(folder.files.items()))
+    return {
+        "model": folder.spec,
+        "subjects": len(people),
+        "data": folder.dataset,
+        "people": people,
+        "weights": files,
+        **own,
+    }
 
 
 def _how(folder: ModelFolder, part: Spec) -> str:

@@ -68,7 +68,8 @@ class ModelCard:
         remarks: what every table and figure says beside the model's name: "size=nano" -> "nano, trained on synthetic
             data" for specs with that argument, "" -> ... for all.
         learned: of a model folder: "model" (what was trained), "subjects" (on how many), "data" (of which data set),
-            "people" (who they are), "parameters" (trained ones), "seconds", "seed"; {} for others.
+            "people" (who they are), "weights" (beginnings of the files' SHA-256), "parameters" (trained ones),
+            "seconds", "seed"; of a fold "recipe" and "fold"; {} for others.
     """
 
     title: str

@@ -284,11 +284,15 @@ def _silent(done: int, total: int, what: str) -> None:
 
 
 def _pending(found: Preview, records: Sequence[Record]) -> list[Task]:
-    """The tasks with those of their targets that are not settled: never tried, failed, or of another reference."""
+    """The tasks with those of their targets that are not settled.
+
+    That is: never tried, failed, of another reference, or of a model folder that holds other weights by now.
+    """
     rounds: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         rounds[record.task, record.target].append(record)
-    settled = {key for key, own in rounds.items() if all(_settled(record) for record in own)}
+    holds = {model: _weights(model) for model in dict.fromkeys(task.model for task in found.tasks)}
+    settled = {key for key, own in rounds.items() if all(_settled(record, holds) for record in own)}
     cases = {(str(source.root), case.id): case for source in found.sources for case in source.cases}
     names: dict[tuple[str, str, str], dict[str, None]] = defaultdict(dict)
     for task in found.tasks:
@@ -314,8 +318,25 @@ def _pending(found: Preview, records: Sequence[Record]) -> list[Task]:
     return todo
 
 
-def _settled(record: Record) -> bool:
-    return record.status != "failed" and "reference" in record.provenance
+def _settled(record: Record, holds: Mapping[str, tuple[str, ...]]) -> bool:
+    if record.status == "failed" or "reference" not in record.provenance:
+        return False
+    had, has = _of_card(record.provenance.get("card")), holds.get(record.model)
+    return not had or not has or had == has
+
+
+def _weights(model: str) -> tuple[str, ...]:
+    """What the model folder in a spec holds, () if there is none, or none any more."""
+    try:
+        return _of_card({"learned": assemble.model_info(model).card.learned})
+    except (CatalogError, WeightsError):
+        return ()
+
+
+def _of_card(card: Any) -> tuple[str, ...]:
+    learned = card.get("learned") if isinstance(card, Mapping) else None
+    found = learned.get("weights") if isinstance(learned, Mapping) else None
+    return tuple(map(str, found)) if isinstance(found, list | tuple) else ()
 
 
 def _check_models(todo: Sequence[Task]) -> None:

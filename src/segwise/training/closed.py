@@ -64,16 +64,19 @@ class Labelled:
         yield total, {} if np.isnan(found) else {"dsc": found}
 
     def validate(self) -> Measures:
-        """Mean DSC of the structures in some patches of the validation subjects."""
+        """Mean DSC of the structures over some patches of the validation subjects as one volume."""
         if not self._checked:
             return {}
         device = next(self.net.parameters()).device
-        found = []
+        seen, answers, k = [], [], 0
         for case, centre in self._checked:
             image, labels = cut(case, self.frame, centre, self.frame.shape)
             logits = self.net(torch.from_numpy(image)[None].to(device))[0]
-            found.append(dsc(logits.argmax(dim=1).cpu(), torch.from_numpy(labels)[None].long(), logits.shape[1]))
-        return {} if np.isnan(found).all() else {"dsc": float(np.nanmean(found))}
+            seen.append(torch.from_numpy(labels)[None].long())
+            answers.append(logits.argmax(dim=1).cpu())
+            k = logits.shape[1]
+        found = dsc(torch.cat(answers), torch.cat(seen), k)  # what is painted where nothing is counts, too
+        return {} if np.isnan(found) else {"dsc": found}
 
 
 def judged(logits: Tensor, labels: Tensor, loss: Loss = "dice-ce") -> Tensor:

@@ -47,7 +47,8 @@ class Patches:
         seed: of everything drawn.
         augment: change patches.
         mirror: axes that may be mirrored.
-        around: share of the patches that are centred on a structure; at least one a batch.
+        around: share of the patches that are centred on a structure: at least one of a batch of two or more; of
+            batches of one that share, so that a net sees what lies elsewhere, too.
     """
 
     cases: tuple[Prepared, ...]
@@ -65,7 +66,7 @@ class Patches:
     def batch(self, index: int) -> list[Patch]:
         """`size` patches of cases drawn at random."""
         rng = np.random.default_rng([self.seed, index])
-        forced = max(1, round(self.around * self.size))
+        forced = max(1, round(self.around * self.size)) if self.size > 1 else int(rng.random() < self.around)
         return [self._patch(rng, around=i < forced) for i in range(self.size)]
 
     def _patch(self, rng: np.random.Generator, *, around: bool) -> Patch:
@@ -123,7 +124,7 @@ def _centre(case: Prepared, shape: Sequence[int], rng: np.random.Generator, *, a
 def spread(
     cases: Sequence[Prepared], shape: Sequence[int], n: int, seed: int
 ) -> list[tuple[Prepared, tuple[int, int, int]]]:
-    """The same n places in some cases every time, around a structure each: what a learning curve is measured on."""
+    """The same n places in some cases every time, in turn around a structure and anywhere, for a learning curve."""
     rng = np.random.default_rng([seed, 77])
     chosen = [cases[i % len(cases)] for i in range(n)] if cases else []
-    return [(case, _centre(case, shape, rng, around=True)) for case in chosen]
+    return [(case, _centre(case, shape, rng, around=i % 2 == 0)) for i, case in enumerate(chosen)]
