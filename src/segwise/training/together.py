@@ -7,6 +7,7 @@ times `gather` comes to.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from collections.abc import Iterator
@@ -90,7 +91,13 @@ def world(device: str = "cpu") -> World:
                 f"{size} processes were asked for and cannot be joined ({str(error).splitlines()[0]}); start them with "
                 "torchrun --nproc-per-node N"
             ) from error
+        atexit.register(_leave)  # its threads must end before the interpreter does, or the process may abort
     return World(rank, size)
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def own_device(device: str) -> str:
