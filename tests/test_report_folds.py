@@ -76,6 +76,17 @@ def test_names_tell_apart_what_would_be_called_the_same():
     assert "special-100-s1-folds" in page(records, scores)
 
 
+def test_wrappers_and_arguments_of_a_trained_model_are_told():
+    card = {"family": "specialist", "learned": {"model": "special", "subjects": 3}}
+    specs = ("special(checkpoint=/x/a)", "special(checkpoint=/x/a, fine=true)", "special(checkpoint=/x/a)+flips")
+    labels = {a.label for a in gather(*join(*(outcome(s, "name", card=card) for s in specs))).arms}
+    assert labels == {
+        "special(checkpoint=/x/a) · name",
+        "special(checkpoint=/x/a, fine=true) · name",
+        "special+flips, 3 subjects · name",
+    }
+
+
 def test_a_long_label_of_a_figure_keeps_its_prompter():
     long = "sam(size=nano)+lora(rank=4), 2 subjects a fold · box3d(jitter_mm=8) (nano, trained on synthetic data)"
     assert figures._short(long) == "sam(size=nano)+lora(ra… · box3d(jitter_mm=8)"

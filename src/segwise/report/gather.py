@@ -15,6 +15,7 @@ from segwise import spec
 from segwise.errors import SpecError
 from segwise.records.types import DOUBTS, STAGES, Record, Score
 from segwise.report import folds
+from segwise.report.specs import parsed
 from segwise.report.statistics import Floats
 from segwise.spec import Spec
 
@@ -279,11 +280,11 @@ def _arm(key: ArmKey, outcomes: Sequence[Outcome], primary: str) -> Arm:
 
 
 def _named(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
-    """Arms with labels; where two trained models would be called the same, their folders tell them apart."""
-    same = Counter((arm.name, arm.key[1]) for arm in arms)
-    found = []
-    for arm in arms:
-        name = arm.name if same[arm.name, arm.key[1]] == 1 else f"{arm.name} [{_folder(arm.key[0])}]"
+    """Arms with labels; where two trained models would be called the same, their folders or specs tell them apart."""
+    found, ways = [], [[arm.name, f"{arm.name} [{_folder(arm.key[0])}]"] for arm in arms]
+    same = Counter((name, arm.key[1]) for arm, own in zip(arms, ways, strict=True) for name in own)
+    for arm, own in zip(arms, ways, strict=True):
+        name = next((one for one in own if same[one, arm.key[1]] == 1), arm.key[0])
         label = " · ".join(filter(None, (name, arm.key[1])))
         found.append(dataclasses.replace(arm, name=name, label=f"{label} ({arm.remark})" if arm.remark else label))
     return tuple(found)
@@ -297,7 +298,8 @@ def _name(model: str, card: Any) -> str:
     n, made = learned.get("subjects"), learned.get("generated")
     told = [f"{n} subject{'s' * (n != 1)}{' a fold' if learned.get('folds') else ''}"] if n else []
     told += [f"{made} generated"] if made else []
-    return ", ".join([str(learned["model"]), *told])
+    around = parsed(model).plus[len(parsed(str(learned["model"])).plus) :]  # wrappers of the trained one
+    return ", ".join(["+".join(map(str, (learned["model"], *around))), *told])
 
 
 def _folder(model: str) -> str:
