@@ -23,7 +23,7 @@ from segwise.training.ahead import batches
 from segwise.training.contract import Recipe, Settings
 from segwise.training.log import Log, Silence
 from segwise.training.memory import memory_gb
-from segwise.training.precision import autocast, check_device
+from segwise.training.precision import autocast, check_device, sound
 from segwise.training.together import Shared, World, own_device, world
 from segwise.training.whole import whole
 
@@ -233,14 +233,15 @@ def _steps(recipe: Recipe, run: _Run, batch: list[Any]) -> dict[str, float]:
     while run.step < settings.steps:
         answered = 0
         for part in parts:
-            with autocast(settings.precision, device):
+            with sound(settings.precision, device), autocast(settings.precision, device):
                 answer = next(part, None)
             if answer is not None:
                 loss, measured = answer
                 _finite(loss, "loss", run.step)
                 if not answered:
                     run.optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(loss / len(parts) if len(parts) > 1 else loss)
+                with sound(settings.precision, device):
+                    torch.autograd.backward(loss / len(parts) if len(parts) > 1 else loss)
                 for key, value in {"loss": float(loss.detach()), **measured}.items():
                     shown.setdefault(key, []).append(value)
                 answered += 1
