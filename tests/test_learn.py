@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -161,6 +163,24 @@ def test_a_forecast_says_time_memory_and_what_fits(data, tmp_path):
     _, said = cli("train", SMALL, data, "-o", tmp_path / "a", "--dry-run", "--budget-gb", 0.01, "--json")
     told = json.loads(said[said.index("{") :])
     assert told["fits"] == 0 and told["seconds"] > 0 and told["memory_gb"] > 0.05
+
+
+def test_memory_is_said_before_and_only_ways_that_the_command_has(data, tmp_path):
+    _, said = cli("train", SMALL, data, "-o", tmp_path / "a", "--dry-run", "--budget-gb", 0.01)
+    assert "GB of memory, a batch comes on top" in said
+    assert "forecast again with --recompute or a smaller --patch or a smaller model" in said
+    _, said = cli("pretrain", "unetr", data, "-o", tmp_path / "b", "--dry-run", "--budget-gb", 0.01, "--steps", 5)
+    assert "forecast again with a smaller --patch or a smaller model" in said, said
+
+
+def test_the_command_is_kept_as_a_shell_takes_it(data, tmp_path, monkeypatch):
+    words = ["adapt", ADAPTED, str(data), "-o", str(tmp_path / "a b"), "--steps", "1", "--loss", "dice-focal"]
+    words += ["--schedule", "poly"]
+    monkeypatch.setattr(sys, "argv", ["segwise", *words])
+    code, said = cli(*words)
+    assert code == 0, said
+    kept = json.loads((tmp_path / "a b" / "model.json").read_text())["trained"]["command"]
+    assert shlex.split(kept) == ["segwise", *words]
 
 
 @pytest.mark.parametrize(

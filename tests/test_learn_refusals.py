@@ -61,6 +61,8 @@ def untouched(monkeypatch):
         (("--leave-out", " , "), '--leave-out " , ": names nothing'),
         (("--device", "abacus"), 'device "abacus" cannot be used'),
         (("--budget-gb", "3"), "expected --dry-run too"),
+        (("--loss", "hinge"), '--loss "hinge": expected dice-ce'),
+        (("--schedule", "step"), '--schedule "step": expected cosine, poly'),
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "adapt"])
@@ -68,6 +70,19 @@ def test_options_that_cannot_be_are_refused_before_any_case_is_prepared(data, un
     code, said = cli(verb, SMALL if verb == "train" else ADAPTED, data, "-o", data.parent / "out", *words)
     assert code == 2 and message in said
     assert not (data.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "message"),
+    [
+        ("default+decoder", ("--loss", "dice"), "looks at regions, whose loss is its own"),
+        ("universeg", ("--dry-run",), "takes no training, only one look at each case"),
+    ],
+)
+def test_what_cannot_be_adapted_so_is_refused_before_any_case_is_prepared(data, untouched, model, words, message):
+    code, said = cli("adapt", model, data, "-o", data.parent / "odd", *words)
+    assert code == 2 and message in " ".join(said.split()), said
+    assert not list((data.parent / "odd").glob("prepared/*"))
 
 
 @pytest.mark.parametrize("verb", [("pretrain", "unetr"), ("distill", "sam(size=nano)")])

@@ -101,6 +101,29 @@ def test_a_model_says_which_fold_of_what_it_is(data, tmp_path):
     assert card.learned["recipe"] == "unet-features-4-8-100-s0" and card.learned["fold"] == 3
 
 
+def test_a_support_set_is_an_arm_of_a_study(data, tmp_path):
+    """It joins the curve over labelled subjects without any training."""
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'models = []\nprompters = ["box2d"]\nmetrics = ["overlap"]\n[study]\nfractions = [0.5, 1.0]\n'
+        'models = ["universeg(support=1)", {model = "universeg(support=1, choose=random)", steps = 9}]\n'
+    )
+    run = tmp_path / "run"
+    found = CliRunner().invoke(app, ["run", str(file), "--data", str(data), "-o", str(run)])
+    assert found.exit_code == 0, found.output
+    specs = {path.name: json.loads((path / "model.json").read_text())["spec"] for path in tmp_path.glob("run-models/*")}
+    assert specs == {
+        "universeg-support-1-50-s0": "universeg(size=nano, support=1)",
+        "universeg-support-1-100-s0": "universeg(size=nano, support=1)",
+        "universeg-choose-random-support-1-50-s0": "universeg(choose=random, size=nano, support=1)",
+        "universeg-choose-random-support-1-100-s0": "universeg(choose=random, size=nano, support=1)",
+    }
+    html = (run / "report.html").read_text()
+    assert "Labelled subjects" in html and "nano, trained on synthetic data" in html
+    told = CliRunner().invoke(app, ["run", str(file), "--data", str(data), "-o", str(run), "--dry-run"])
+    assert "4 trainings, 4 of them done" in told.output
+
+
 def test_the_time_left_is_that_of_trainings_alike(data, tmp_path):
     plan = written(tmp_path, fractions=[0.5, 1.0])
     parts = study.parts(plan, api.read_cases(data), tmp_path / "run")
@@ -216,3 +239,40 @@ def test_the_shipped_study_reads():
     plan = api.read_plan("adapter_ablation")
     assert plan.study is not None and plan.study.persons == ("torso", 44)
     assert plan.study.fractions == (0.1, 0.3, 1.0) and plan.study.seeds == 2
+
+
+def test_trained_on_one_data_set_and_tested_on_another(data, tmp_path):
+    other = tmp_path / "other"
+    labelled_cases.write(other, 2, subjects=["case050", "case051"])
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'models = ["threshold"]\nprompters = ["box3d"]\nmetrics = ["overlap"]\n[study]\n'
+        'models = [{model = "unet(features=\\"4-8\\")", steps = 2}]\n'
+    )
+    run = tmp_path / "run"
+    words = ["run", str(file), "--data", str(data), "--data", str(other), "-o", str(run)]
+    counted = CliRunner().invoke(app, [*words, "--dry-run"])
+    assert "1 subjects are tested, and those of 1 more data sets" in counted.output, counted.output
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0, found.output
+    tested = {(row["dataset"], row["case"]) for row in map(json.loads, _rows(run))}
+    assert {case for name, case in tested if name == "other"} == {"case050", "case051"}
+    assert len({case for name, case in tested if name == "data"}) == 1
+    trained = json.loads(next(tmp_path.glob("run-models/*/split.json")).read_text())["train"]
+    assert not {"case050", "case051"} & set(trained)
+    assert "where it was trained" in (run / "report.html").read_text()
+    with pytest.raises(PlanError, match=r"case000 is a case of .* expected names that differ"):
+        study.run(api.read_plan(str(file)), data, run, others=[data])
+
+
+def test_folds_take_one_data_set(data, tmp_path):
+    with pytest.raises(PlanError, match="folds test every subject of one data set, and 2 came"):
+        study.run(written(tmp_path, folds=-1, fractions=[1.0]), data, tmp_path / "run", others=[data])
+
+
+def test_persons_of_other_families_are_made_and_only_tested(tmp_path):
+    content = {**CONTENT, "persons": {"family": "head", "n": 1}}
+    content["study"] = {**CONTENT["study"], "persons": {"family": "lesions", "n": 1}}
+    roots = study.made(plans.build(content, name="mine", source="mine.toml"), tmp_path / "data")
+    assert [root.name for root in roots] == ["lesions", "head"]
+    assert [case.id for root in roots for case in api.read_cases(root)] == ["lesions_000", "head_000"]

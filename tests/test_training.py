@@ -458,3 +458,10 @@ def test_the_loop_knows_no_model():
                 if node.module == "segwise.nets.half":  # whether a device has bf16: no net
                     continue
                 assert room in {"errors", "records", "training", "__version__"}, f"{path.name} imports {node.module}"
+
+
+def test_a_polynomial_schedule_falls_as_nnunets():
+    settings = Settings(steps=100, rate=1.0, warmup=0, floor=0.0, schedule="poly")
+    assert scheduled(0, settings) == 1.0
+    assert scheduled(50, settings) == pytest.approx(0.5**0.9)
+    assert scheduled(100, settings) == 0.0

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 import labelled_cases
 from segwise import api, assemble
+from segwise.demo import write_scan
 from segwise.errors import NoSuchStructure, SpecError, TrainingError, WeightsError
 from segwise.geometry import Channel, Volume
 from segwise.in_context import adapt
@@ -22,6 +23,8 @@ from segwise.nets.universeg import CrossConv, UniverSegNet, described, widths_of
 from segwise.prompt import Prompt, Text
 from segwise.segmenter import Ask
 from segwise.store import FeatureStore
+from segwise.synth.imaging import ct
+from segwise.synth.torso import torso
 from segwise.training.recipes import universeg_nano
 from test_learn import cli
 
@@ -123,7 +126,7 @@ def test_the_most_like_are_chosen():
 
 def test_a_folder_holds_slices_with_their_masks(folder):
     card = json.loads((folder / "model.json").read_text())
-    assert card["spec"] == "universeg" and set(card["files"]) == {"checkpoint.pth", "config.json"}
+    assert card["spec"] == "universeg(support=4)" and set(card["files"]) == {"checkpoint.pth", "config.json"}
     assert card["data"]["subjects"]["test"] == ["case003"]
     model = assemble.segmenter(str(folder))
     net, frame = model.parts.net, model.parts.frame
@@ -210,10 +213,11 @@ def test_what_the_recipe_saves_is_loaded(tmp_path, data, monkeypatch):
 
 def test_wrong_input_gets_one_message(data, small, tmp_path):
     for words, said in (
-        (("universeg", "-o", tmp_path / "a"), "universeg comes without weights"),
         ((small, "-o", tmp_path / "a", "--choose", "best"), "expected 1 slice or more, and like or random"),
         ((small, "-o", tmp_path / "a", "--target", "pancreas"), 'no training case has a structure "pancreas"'),
-        ((small.replace(")", ", support=3)"), "-o", tmp_path / "a"), "expected checkpoint= alone"),
+        ((small.replace(")", ", support=0)"), "-o", tmp_path / "a"), "support 0, choose like: expected 1 slice"),
+        ((small.replace(")", ", size=nano)"), "-o", tmp_path / "a"), "expected size= or checkpoint=, not both"),
+        ((f"{small}+lora", "-o", tmp_path / "a"), "a support set is not trained; expected universeg("),
         (("sam(size=nano)+lora", "-o", tmp_path / "a", "--support", 3), "are of universeg"),
     ):
         code, found = cli("adapt", words[0], data, *words[1:])
@@ -236,3 +240,30 @@ def test_a_structure_on_no_slice_is_refused(tmp_path, small):
         nibabel.save(nibabel.Nifti1Image(labels, image.affine), path)
     with pytest.raises(TrainingError, match="spleen is on no slice of the 2 training cases"):
         adapt(small, Who(data=tmp_path / "data"), tmp_path / "out")
+
+
+# ---------------------------------------------------------------- the small net that comes with Segwise
+
+
+def test_the_small_net_answers_a_person_from_two_others(tmp_path):
+    """Torsos, which nothing was trained on: better than the place where the others have it, and it says it is small."""
+    for seed in (31, 32, 33):
+        write_scan(
+            tmp_path / "data" / f"p{seed}", ct(torso(seed, spacing_mm=3.0), seed, spacing_mm=(6.0, 5.0, 5.0)), seed
+        )
+    names = ("liver", "spleen", "left kidney")
+    adapt(
+        "universeg", Who(data=tmp_path / "data", targets=names, left_out=("imaginary_33",)), tmp_path / "set", support=4
+    )
+    model = assemble.segmenter(str(tmp_path / "set"))
+    assert json.loads((tmp_path / "set" / "model.json").read_text())["spec"] == "universeg(size=nano, support=4)"
+    assert model.parts.frame.size == 64
+    (case,) = [case for case in api.read_cases(tmp_path / "data") if case.subject == "imaginary_33"]
+    volume = case.volume()
+    state = model.encode(volume, store=FeatureStore())
+    scores = []
+    for target in case.targets(names, volume.grid):
+        (said,) = model.segment(state, [Ask(Prompt((Text(target.name),)))])
+        found = said.mask(volume.grid)
+        scores.append(2 * (found & target.mask).sum() / (found.sum() + target.mask.sum()))
+    assert np.mean(scores) > 0.5

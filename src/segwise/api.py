@@ -34,7 +34,6 @@ from segwise.evaluate.compare import named_plan as read_plan
 from segwise.evaluate.compare import plan_of as compare_plan
 from segwise.records.run import Run
 from segwise.session import Session
-from segwise.spec import parse
 from segwise.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -365,7 +364,9 @@ def train_elsewhere(who: Who, out: Path | str, budget: PackageBudget, **how: Any
 
 def in_context(model: str) -> bool:
     """Whether a model is adapted by a support set (`support_set`), without any training."""
-    return parse(model).name == "universeg"
+    from segwise import in_context as room
+
+    return room.fits(model)
 
 
 def support_set(model: str, who: Who, out: Path | str, **how: Any) -> SupportSet:

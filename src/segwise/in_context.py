@@ -7,7 +7,9 @@ query meets is drawn now (random) or chosen when it is asked (like).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +22,9 @@ from segwise import catalog
 from segwise.case import Case
 from segwise.errors import SegwiseError, SpecError, TrainingError
 from segwise.geometry import Array, regrid
-from segwise.learn import Chosen, Who, cases_of
-from segwise.models.universeg import CHOICES, SUPPORT, SupportFrame, bare
-from segwise.spec import parse
+from segwise.learn import Chosen, Who, cases_of, told
+from segwise.models.universeg import CHOICES, NANO, SUPPORT, SupportFrame, bare
+from segwise.spec import Spec, parse
 from segwise.training import loop
 from segwise.weights import folders
 
@@ -50,40 +52,44 @@ class Written:
     files: tuple[Path, ...]
 
 
+def fits(model: str) -> bool:
+    """Whether a model is adapted by a support set (`adapt`), without any training."""
+    return parse(model).name == "universeg"
+
+
 def adapt(
     model: str,
     who: Who,
     out: Path,
     *,
-    support: int = SUPPORT,
-    choose: str = CHOICES[0],
+    support: int | None = None,
+    choose: str = "",
     pool: int | None = None,
     command: Sequence[str] = (),
     tick: Tick | None = None,
+    study: Mapping[str, str | int] | None = None,
 ) -> Written:
     """Write the model folder.
 
     Args:
-        model: spec, as 'universeg(checkpoint=FILE)' with the net's weights.
+        model: spec, as "universeg" with the small net that comes with Segwise, 'universeg(checkpoint=FILE)' with
+            another's weights; support= and choose= may stand in it.
         who: see `learn.Who`; validation subjects are not used.
         out: the folder.
-        support: slices of the set that a query meets.
-        choose: "random" or "like".
+        support: slices of the set that a query meets; None: as the spec says, else 16.
+        choose: "random" or "like"; "": as the spec says, else "like".
         pool: slices a structure to choose from; None: 4 times as many with "like", as many with "random".
         command: what the user typed.
         tick: told how far the cases are.
+        study: which part of a study this is, for model.json.
 
     Raises:
         SpecError: choose is none of these, or support no number of slices. WeightsError: no weights of the net.
         TrainingError: nothing to learn from, or a structure is on no slice.
     """
-    if choose not in CHOICES or support < 1:
-        raise SpecError(f"support {support}, choose {choose}: expected 1 slice or more, and {' or '.join(CHOICES)}")
-    spec = parse(model)
-    given = catalog.member("models", spec.name).arguments(spec)
-    if spec.plus or set(spec.args) - {"checkpoint"}:
-        raise SpecError(f"{spec}: expected checkpoint= alone; --support and --choose say the rest")
-    net, size = bare(None if given["checkpoint"] is None else str(given["checkpoint"]))
+    began = time.monotonic()
+    spec, checkpoint, support, choose = _settled(model, support, choose)
+    net, size = bare(checkpoint)
     chosen = cases_of(who, out)
     frame = SupportFrame(names=chosen.names, size=size)
     pool = pool or support * (POOL if choose == "like" else 1)
@@ -95,17 +101,40 @@ def adapt(
     images, masks = _drawn(seen, chosen.names, pool, who.seed)
     tensors = dict(net.state_dict()) | {"images": torch.from_numpy(images), "masks": torch.from_numpy(masks)}
     config = {"size": size, "names": list(chosen.names), "support": support, "choose": choose}
-    _written(out, tensors, config, chosen, {"pool": pool, "seed": who.seed, "command": " ".join(command)})
+    how = {"pool": pool, "seed": who.seed, "command": shlex.join(command), **(study or {})}
+    _written(out, spec, tensors, config, chosen, how | {"seconds": round(time.monotonic() - began, 1)})
     files = (out / WEIGHTS, out / CONFIG, out / folders.CARD_FILE)
     return Written(chosen.names, len(chosen.split.train), pool, files)
 
 
-def _written(out: Path, tensors: dict[str, Any], config: dict[str, Any], chosen: Chosen, how: dict[str, Any]) -> None:
+def _settled(model: str, support: int | None, choose: str) -> tuple[Spec, str | None, int, str]:
+    """(spec of the folder to be, checkpoint, support, choose), of a spec and what is given beside it."""
+    spec = parse(model)
+    given = catalog.member("models", spec.name).arguments(spec)
+    if spec.plus:
+        raise SpecError(f"{spec}: a support set is not trained; expected {spec.base}")
+    if given["size"] and given["checkpoint"] is not None:
+        raise SpecError(f"{spec}: expected size= or checkpoint=, not both")
+    asked = given["support"] if support is None else support
+    support = SUPPORT if asked is None else int(str(asked))
+    choose = choose or str(given["choose"] or CHOICES[0])
+    if choose not in CHOICES or support < 1:
+        raise SpecError(f"support {support}, choose {choose}: expected 1 slice or more, and {' or '.join(CHOICES)}")
+    checkpoint = None if given["checkpoint"] is None else str(given["checkpoint"])
+    said: dict[str, str | int] = {} if checkpoint else {"size": NANO}
+    said |= {} if support == SUPPORT else {"support": support}
+    said |= {} if choose == CHOICES[0] else {"choose": choose}
+    return Spec(spec.name, said), checkpoint, support, choose
+
+
+def _written(
+    out: Path, spec: Spec, tensors: dict[str, Any], config: dict[str, Any], chosen: Chosen, how: dict[str, Any]
+) -> None:
     folders.write(
         out,
-        spec="universeg",
+        spec=str(spec),
         files={WEIGHTS: tensors, CONFIG: json.dumps(config, indent=1).encode()},
-        data={"dataset": chosen.dataset, "structures": list(chosen.names), "subjects": chosen.split.content},
+        data=told(chosen),
         trained={**how, **config, "versions": loop.versions(), "date": f"{datetime.now(UTC):%Y-%m-%d}"},
     )
 

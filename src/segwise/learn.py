@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -130,13 +131,13 @@ def adaptation(model: str, who: Who, out: Path, budget: Budget, *, tick: Tick | 
     segmenter = built.segmenter
     if not isinstance(segmenter, Learned):
         raise SpecError(f"{spec}: only models with a net can be adapted")
+    labelled.adaptable(str(spec), segmenter, budget)
     train, valid = _prepared(chosen, segmenter, out, tick)
     names = set(tuned(segmenter.parts.net))
-    said = _said(spec, chosen)
 
     def save(folder: Path, net: nn.Module, known: Mapping[str, Any]) -> list[Path]:
         own = {name: value for name, value in net.named_parameters() if name in names}
-        return _saved(folder, own, ADAPTER, spec, said, known)
+        return _saved(folder, own, ADAPTER, spec, told(chosen), known)
 
     recipe = labelled.adaptation(str(spec), segmenter, built.info.card.takes, train, valid, budget, save, _note(chosen))
     return _learning(recipe, chosen, spec, segmenter.parts.net, budget)
@@ -189,12 +190,11 @@ def specialist(
     assert isinstance(segmenter, Learned)
     taken = 0 if begun is None else masked.take(segmenter.parts.net, begun.encoder(), begun.path)
     train, valid = _prepared(chosen, segmenter, out, tick)
-    said = _said(spec, chosen, begun)
 
     def save(folder: Path, net: nn.Module, known: Mapping[str, Any]) -> list[Path]:
         if not (folder / PLAN).is_file():  # a probe's folder
             _written(folder / PLAN, json.loads(path.read_text(encoding="utf-8")))
-        return _saved(folder, stored(net), WEIGHTS, spec, said, known, beside=(PLAN,))
+        return _saved(folder, stored(net), WEIGHTS, spec, told(chosen, begun), known, beside=(PLAN,))
 
     recipe = labelled.specialist(str(spec), segmenter.parts, train, valid, budget, save, _note(chosen))
     made = _learning(recipe, chosen, spec, segmenter.parts.net, budget, origin=begun.sha if begun else "")
@@ -340,7 +340,7 @@ def train(
     """
     recipe = labelled.with_settings(learning.recipe, threads=threads)
     known = {
-        "command": " ".join(command),
+        "command": shlex.join(command),
         "versions": loop.versions(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "device": device,
@@ -355,7 +355,8 @@ def forecast(learning: Learning, *, device: str = "cpu", budget_gb: float | None
     return probed(learning.recipe, device=device, budget_gb=budget_gb)
 
 
-def _said(spec: Spec, chosen: Chosen, begun: pretrained.Pretrained | None = None) -> dict[str, Any]:
+def told(chosen: Chosen, begun: pretrained.Pretrained | None = None) -> dict[str, Any]:
+    """What a model folder says of its data."""
     said: dict[str, Any] = {
         "dataset": chosen.dataset,
         "structures": list(chosen.names),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from segwise import assemble, learn
+from segwise import assemble, in_context, learn
 from segwise.case import Case
 from segwise.decide import scenario
 from segwise.demo import write_scan
@@ -46,7 +46,7 @@ class Part:
     """One training of a study.
 
     Attributes:
-        training: what is trained.
+        training: what is trained; no steps for a support set.
         fraction: share of the training subjects.
         seed: of subjects, weights and samples.
         test: subjects that it does not see.
@@ -79,6 +79,21 @@ def persons(study: Study, root: Path, *, tick: learn.Tick | None = None) -> Path
         PlanError: no such family.
     """
     return _made_persons(*study.persons, "study.persons", FIRST, root, tick)
+
+
+def made(plan: Plan, root: Path, *, tick: learn.Tick | None = None) -> list[Path]:
+    """Write the persons of a study, and beside them those of families that are only tested. The data sets in order.
+
+    Raises:
+        PlanError: no such family.
+    """
+    assert plan.study is not None
+    if not plan.persons:
+        return [persons(plan.study, root, tick=tick)]
+    return [
+        _made_persons(family, n, where, FIRST, root / family, tick)
+        for where, (family, n) in (("study.persons", plan.study.persons), *(("persons", one) for one in plan.persons))
+    ]
 
 
 def _made_persons(family: str, n: int, where: str, first: int, root: Path, tick: learn.Tick | None) -> Path:
@@ -130,15 +145,20 @@ def _parts(study: Study, cases: Sequence[Case], out: Path) -> Iterator[Part]:
                     name = _plain(training.model) + ("" if training.on == "real" else f"-{training.on}")
                     recipe = f"{name}-{round(100 * fraction)}-s{seed}"
                     folder = models_of(out) / (f"{recipe}-f{k}" if study.folds else recipe)
-                    yield Part(training, fraction, seed, test, folder, recipe if study.folds else None, k)
+                    yield Part(_steps(training), fraction, seed, test, folder, recipe if study.folds else None, k)
 
 
 def _check(model: str) -> None:
     """A wrong spec is met before the first training, not hours later."""
     spec = parse(model)
     assemble.model_info(spec)
-    if not spec.plus:
+    if not spec.plus and not in_context.fits(model):
         learn.trainable(spec)
+
+
+def _steps(training: Training) -> Training:
+    """A support set takes none."""
+    return dataclasses.replace(training, steps=0) if in_context.fits(training.model) else training
 
 
 def left(parts: Sequence[Part]) -> tuple[float, int]:
@@ -176,6 +196,7 @@ def run(
     data: Path,
     out: Path,
     *,
+    others: Sequence[Path] = (),
     layout: str | None = None,
     tick: learn.Tick | None = None,
     say: Say | None = None,
@@ -188,6 +209,7 @@ def run(
         plan: with a study.
         data: folder of the data set.
         out: folder of the run.
+        others: folders of data sets that nothing is trained on; all of their cases are tested.
         layout: of the data set.
         tick: told how far the preparation of cases is.
         say: told what is about to be trained, and what is left.
@@ -195,15 +217,19 @@ def run(
         command: for the model folders.
 
     Raises:
-        PlanError: the plan has no study. TrainingError: a training cannot begin or go on.
+        PlanError: the plan has no study, or folds and several data sets.
+        TrainingError: a training cannot begin or go on.
         PlanError, WeightsError, RunError: what the comparison would refuse after the trainings, before the first.
     """
     if plan.study is None:
         raise PlanError(f"{plan.name}: nothing to train: the plan has no study")
     study = plan.study
     found_layout, cases = inventory.find(data, layout)
+    if others and study.folds:
+        raise PlanError(f"{plan.name}: folds test every subject of one data set, and {1 + len(others)} came")
     all_parts = parts(plan, cases, out)
-    _comparable(plan, data, found_layout, cases, all_parts, out)
+    sources = [Source(data.resolve(), found_layout, tuple(cases)), *(_source(root, layout) for root in others)]
+    _comparable(plan, sources, all_parts, out)
     generated = None
     if study.generated[1]:
         where = out.with_name(f"{out.name}-generated")
@@ -215,35 +241,38 @@ def run(
             what = f"{part.training.model}, {part.fraction:.0%} of the subjects, seed {part.seed}"
             what += "" if part.training.on == "real" else f", {part.training.on}"
             say(f"training {i + 1} of {len(all_parts)}: {what}", *left(all_parts))
-        made = _made(plan, part, data, generated, layout, tick)
+        who = _who(plan, part, data, generated, layout)
         fold: dict[str, str | int] = {} if part.recipe is None else {"recipe": part.recipe, "fold": part.fold}
+        if in_context.fits(part.training.model):
+            in_context.adapt(part.training.model, who, part.folder, command=command, tick=tick, study=fold)
+            continue
+        made = _made(part, who, tick)
         learn.train(made, part.folder, command=command, progress=progress, study=fold)
-    return [_compared(plan, test, cases, all_parts) for test in dict.fromkeys(part.test for part in all_parts)]
+    return [_compared(plan, test, sources, all_parts) for test in dict.fromkeys(part.test for part in all_parts)]
 
 
-def _comparable(
-    plan: Plan, data: Path, layout: str, cases: Sequence[Case], all_parts: Sequence[Part], out: Path
-) -> None:
+def _source(root: Path, layout: str | None) -> Source:
+    found, cases = inventory.find(root, layout)
+    return Source(root.resolve(), found, tuple(cases))
+
+
+def _comparable(plan: Plan, sources: Sequence[Source], all_parts: Sequence[Part], out: Path) -> None:
     """Refuse now what the comparison after the trainings would refuse: it is laid out with the untrained specs."""
     if plan.scenario:
         scenario.read(plan.scenario)
-    source = Source(data.resolve(), layout, tuple(cases))
     learned = dict.fromkeys(part.training.model for part in all_parts)
     tasks = []
     for test in dict.fromkeys(part.test for part in all_parts):
-        one = _compared(plan, test, cases, ())
-        found = expand(dataclasses.replace(one, models=tuple(dict.fromkeys((*one.models, *learned)))), [source])
+        one = _compared(plan, test, sources, ())
+        found = expand(dataclasses.replace(one, models=tuple(dict.fromkeys((*one.models, *learned)))), sources)
         given = {str(assemble.model_info(model).spec) for model in (*plan.models, *(p.model for p in plan.pairs))}
         tasks += [task for task in found.tasks if task.model in given]
     compare.check(tasks, out)
 
 
-def _made(
-    plan: Plan, part: Part, data: Path, generated: Path | None, layout: str | None, tick: learn.Tick | None
-) -> Learning:
+def _who(plan: Plan, part: Part, data: Path, generated: Path | None, layout: str | None) -> Who:
     assert plan.study is not None
-    spec = parse(part.training.model)
-    who = Who(
+    return Who(
         data=data,
         layout=layout,
         targets=plan.targets,
@@ -254,19 +283,33 @@ def _made(
         generated=generated if part.training.on != "real" else None,
         alone=part.training.on == "generated",
     )
+
+
+def _made(part: Part, who: Who, tick: learn.Tick | None) -> Learning:
+    spec = parse(part.training.model)
     rate = part.training.rate or (ADAPT_RATE if spec.plus else RATE)
     budget = Budget(steps=part.training.steps, rate=rate, size=part.training.batch, seed=part.seed)
     make = learn.adaptation if spec.plus else learn.specialist
     return make(part.training.model, who, part.folder, budget, tick=tick)
 
 
-def _compared(plan: Plan, test: tuple[str, ...], cases: Sequence[Case], all_parts: Sequence[Part]) -> Plan:
-    """The plan of the comparison on some subjects: the models that did not see them, and those that are not trained."""
+def _compared(plan: Plan, test: tuple[str, ...], sources: Sequence[Source], all_parts: Sequence[Part]) -> Plan:
+    """The plan of the comparison on some subjects: the models that did not see them, and those that are not trained.
+
+    Raises:
+        PlanError: a case of another data set is called like one of the first.
+    """
     mine = [str(part.folder.resolve()) for part in all_parts if part.test == test]
     assert plan.study is not None
-    fit = splits.usable(cases, targets=plan.targets, modality=plan.study.modality)
-    chosen = tuple(Choice(case=case.id) for case in fit if case.subject in test)
-    return dataclasses.replace(plan, models=(*plan.models, *mine), cases=chosen, study=None)
+    fit = [splits.usable(one.cases, targets=plan.targets, modality=plan.study.modality) for one in sources]
+    more = [case.id for one in fit[1:] for case in one]
+    if same := sorted({case.id for case in sources[0].cases} & set(more)):
+        raise PlanError(
+            f"{plan.name}: {same[0]} is a case of {sources[0].root} and of another data set; expected names that "
+            "differ, as cases are chosen by them"
+        )
+    chosen = tuple(Choice(case=id_) for id_ in [case.id for case in fit[0] if case.subject in test] + more)
+    return dataclasses.replace(plan, models=(*plan.models, *mine), cases=chosen, persons=(), study=None)
 
 
 def _plain(model: str) -> str:

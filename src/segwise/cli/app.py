@@ -249,7 +249,10 @@ def run(
     plan: Annotated[str, typer.Argument(help="Name of a shipped plan (segwise list plans) or path of a .toml file.")],
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of a data set; repeat for several. Not needed by a plan that makes its own persons."),
+        typer.Option(
+            help="Folder of a data set; repeat for several: a study trains on the first, and tests on the others too. "
+            "Not needed by a plan that makes its own persons."
+        ),
     ] = None,
     out: RunOut = None,
     layout: Layout = None,
@@ -261,9 +264,7 @@ def run(
 
     found = api.read_plan(plan)
     if found.study is not None:
-        if data and len(data) > 1:
-            raise SpecError(f"{plan} trains on one data set, and {len(data)} came; give --data once")
-        studied(found, data[0] if data else None, out, layout=layout, workers=workers, dry_run=dry_run)
+        studied(found, data or [], out, layout=layout, workers=workers, dry_run=dry_run)
         return
     data = data or generated(found, out)
     if not data:

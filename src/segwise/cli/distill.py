@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +64,7 @@ def distill(
     typer.echo(f"{made.teacher}: {big:,} parameters; its {student} student: {small:,} ({small / big:.1%})", err=True)
     if dry_run:
         told = api.learn_forecast(made.learning, device=device, budget_gb=budget_gb)
-        screen.data(told) if json else typer.echo(training.expected(told, budget_gb))
+        screen.data(told) if json else typer.echo(training.expected(told, budget_gb, ways=()))
         return
     with training.shown() as shown:
         found, fidelity = distilling.distill(
@@ -75,7 +74,7 @@ def distill(
             minutes=minutes,
             device=device,
             threads=threads,
-            command=["segwise", *sys.argv[1:]],
+            command=training.typed(),
             progress=shown,
         )
     if json:

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,9 +62,24 @@ Gather = Annotated[
 Recompute = Annotated[
     bool, typer.Option("--recompute", help="Gradient checkpointing: less memory, about a third more time.")
 ]
+Loss = Annotated[str, typer.Option(help="Of masks: dice-ce, dice-focal, dice or ce.")]
+Schedule = Annotated[str, typer.Option(help="How the rate falls: cosine, or poly as nnU-Net's.")]
 Precision = Annotated[str, typer.Option(help="auto (bf16 where the processor has it), bf16 or fp32.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how long it will take and how much memory.")]
 Budget = Annotated[float | None, typer.Option(min=0, help="With --dry-run: memory in GB; says what fits.")]
+
+
+WAYS = ("--gather", "--recompute")
+
+
+def held_gb(made: Learning) -> float:
+    """What a training holds whatever the batch: two sets of weights, gradients, two moments; 4 bytes a number."""
+    return 4 * (2 * made.parameters + 3 * made.trained) / 1e9
+
+
+def typed() -> list[str]:
+    """The command as a shell takes it."""
+    return ["segwise", *sys.argv[1:]]
 
 
 def ready(device: str, budget_gb: float | None, *, dry_run: bool) -> None:
@@ -81,7 +96,9 @@ def ready(device: str, budget_gb: float | None, *, dry_run: bool) -> None:
     check_device(own_device(device))
 
 
-def forecast_only(made: Learning, device: str, budget_gb: float | None, *, dry_run: bool, json: bool) -> bool:
+def forecast_only(
+    made: Learning, device: str, budget_gb: float | None, *, dry_run: bool, json: bool, ways: Sequence[str] = WAYS
+) -> bool:
     """With --dry-run say what the training will take; whether that was all."""
     from segwise import api
 
@@ -90,12 +107,12 @@ def forecast_only(made: Learning, device: str, budget_gb: float | None, *, dry_r
         if json:
             screen.data(found)
         else:
-            typer.echo(expected(found, budget_gb))
+            typer.echo(expected(found, budget_gb, ways=ways))
     return dry_run
 
 
-def expected(told: Forecast, budget_gb: float | None) -> str:
-    """A forecast for a person."""
+def expected(told: Forecast, budget_gb: float | None, *, ways: Sequence[str] = WAYS) -> str:
+    """A forecast for a person; `ways` are the options that the command has for less memory."""
     lines = [
         f"about {duration(told.seconds)} ({told.step_s:.2g} s a step) and {told.memory_gb:.2f} GB of memory with "
         f"{told.size} a batch"
@@ -106,14 +123,14 @@ def expected(told: Forecast, budget_gb: float | None) -> str:
         lines.append(f"fits {budget_gb:g} GB")
     elif told.fits:
         more = math.ceil(told.size / told.fits)
-        lines.append(
-            f"{budget_gb:g} GB hold {told.fits} a batch: --batch {told.fits} --gather {more} learn from as "
-            "many a step; or try --recompute"
-        )
+        smaller = f"{budget_gb:g} GB hold {told.fits} a batch: --batch {told.fits}"
+        smaller += f" --gather {more} learn from as many a step" if "--gather" in ways else ""
+        lines.append(smaller + ("; or forecast again with --recompute" if "--recompute" in ways else ""))
     else:
+        own = [way for way in ("--recompute", "a smaller --patch") if way.split()[-1] in ways]
         lines.append(
-            f"{budget_gb:g} GB do not hold even one a batch: try --recompute, or take a smaller --patch, model or "
-            "adapter"
+            f"{budget_gb:g} GB do not hold even one a batch: forecast again with "
+            f"{' or '.join([*own, 'a smaller model'])}"
         )
     return "\n".join(lines)
 
@@ -188,25 +205,35 @@ def three(text: str, kind: type, option: str) -> list[int] | list[float] | None:
 
 
 def budget(
-    steps: int, rate: float, batch: int, seed: int, precision: str, *, loss: str = "dice-ce", **more: Any
+    steps: int,
+    rate: float,
+    batch: int,
+    seed: int,
+    precision: str,
+    *,
+    loss: str = "dice-ce",
+    schedule: str = "cosine",
+    **more: Any,
 ) -> LearnBudget:
     """How long and how, from the options; `more` as they stand.
 
     Raises:
-        SpecError: a precision or loss that is not known, or a rate that is no finite number above 0.
+        SpecError: a precision, loss or schedule that is not known, or a rate that is no finite number above 0.
     """
     from segwise.training.labelled import Budget as LearnBudget
 
     known: dict[str, tuple[str, tuple[str, ...]]] = {
         "--precision": (precision, ("auto", "bf16", "fp32")),
         "--loss": (loss, ("dice-ce", "dice-focal", "dice", "ce")),
+        "--schedule": (schedule, ("cosine", "poly")),
     }
     for option, (value, allowed) in known.items():
         if value not in allowed:
             raise SpecError(f'{option} "{value}": expected {", ".join(allowed)}')
     if not 0 < rate < math.inf:
         raise SpecError(f"--rate {rate:g}: expected a finite number above 0, such as 0.001")
-    return LearnBudget(steps=steps, rate=rate, size=batch, seed=seed, precision=precision, loss=loss, **more)  # type: ignore[arg-type]
+    said: Any = {"precision": precision, "loss": loss, "schedule": schedule}
+    return LearnBudget(steps=steps, rate=rate, size=batch, seed=seed, **said, **more)
 
 
 def only_the_first_speaks() -> None:

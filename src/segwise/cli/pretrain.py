@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -74,11 +73,11 @@ def pretrain(
         f"{made.parameters:,} parameters are trained",
         err=True,
     )
-    if beside.forecast_only(made, device, budget_gb, dry_run=dry_run, json=json):
+    if beside.forecast_only(made, device, budget_gb, dry_run=dry_run, json=json, ways=("--patch",)):
         return
     with beside.shown() as report:
         found = api.learn(
-            made, out, minutes=minutes, device=device, threads=threads, command=sys.argv[1:], progress=report
+            made, out, minutes=minutes, device=device, threads=threads, command=beside.typed(), progress=report
         )
     if json:
         screen.data(found)

@@ -32,29 +32,40 @@ def generated(plan: Plan, out: Path | None) -> list[Path]:
         return [study.persons(Study(persons=one), root / one[0], tick=tick) for one in plan.persons]
 
 
-def studied(
-    plan: Plan, data: Path | None, out: Path | None, *, layout: str | None, workers: int, dry_run: bool
-) -> None:
-    """Train what is not trained yet, compare on the subjects that were left out, write the report."""
+def studied(plan: Plan, data: list[Path], out: Path | None, *, layout: str | None, workers: int, dry_run: bool) -> None:
+    """Train what is not trained yet, compare on the subjects that were left out, write the report.
+
+    Trained on the first data set; all cases of the others are tested.
+    """
     from segwise import api, study
 
     assert plan.study is not None
-    if out is None and (not dry_run or data is None):
+    if out is None and (not dry_run or not data):
         raise SpecError("nothing says where the models and the run go; give -o RUN")
     out = out or Path(plan.name)
-    if data is None:
+    if not data:
         if not plan.study.persons[1]:
             raise SpecError(f"{plan.name} learns from your labelled cases: give --data FOLDER")
         with screen.progress() as tick:
-            data = study.persons(plan.study, out.with_name(f"{out.name}-data"), tick=tick)
+            data = study.made(plan, out.with_name(f"{out.name}-data"), tick=tick)
     if dry_run:
-        parts = study.parts(plan, api.read_cases(data, layout=layout), out)
+        parts = study.parts(plan, api.read_cases(data[0], layout=layout), out)
         done = sum(part.finished for part in parts)
         tested = {subject for part in parts for subject in part.test}
-        typer.echo(f"{len(parts)} trainings, {done} of them done; {len(tested)} subjects are tested")
+        more = f", and those of {len(data) - 1} more data sets" if len(data) > 1 else ""
+        typer.echo(f"{len(parts)} trainings, {done} of them done; {len(tested)} subjects are tested{more}")
         return
     with shown() as progress:
-        plans = study.run(plan, data, out, layout=layout, say=_begun, progress=progress, command=tuple(sys.argv[1:]))
+        plans = study.run(
+            plan,
+            data[0],
+            out,
+            others=data[1:],
+            layout=layout,
+            say=_begun,
+            progress=progress,
+            command=tuple(sys.argv[1:]),
+        )
     previews = []
     for one in plans:
         previews.append(api.preview(one, data, layout=layout))

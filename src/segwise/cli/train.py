@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ import typer
 
 from segwise.cli import show as screen
 from segwise.cli.learning import (
+    WAYS,
     Batch,
     Budget,
     Data,
@@ -22,12 +22,14 @@ from segwise.cli.learning import (
     Gather,
     Layout,
     LeaveOut,
+    Loss,
     Minutes,
     Modality,
     Out,
     Precision,
     Rate,
     Recompute,
+    Schedule,
     Seed,
     SplitFile,
     Steps,
@@ -36,11 +38,13 @@ from segwise.cli.learning import (
     budget,
     folder,
     forecast_only,
+    held_gb,
     only_the_first_speaks,
     ready,
     shown,
     three,
     told,
+    typed,
     who,
     words,
 )
@@ -72,7 +76,8 @@ def train(
     layout: Layout = None,
     rate: Rate = None,
     batch: Batch = 2,
-    loss: Annotated[str, typer.Option(help="Of a specialist: dice-ce, dice-focal, dice or ce.")] = "dice-ce",
+    loss: Loss = "dice-ce",
+    schedule: Schedule = "cosine",
     patch: Annotated[str, typer.Option(help="Of a specialist: d,h,w voxels; default: planned.")] = "",
     spacing: Annotated[str, typer.Option(help="Of a specialist: d,h,w mm; default: planned.")] = "",
     from_: Annotated[
@@ -106,6 +111,7 @@ def train(
                 "--recompute": recompute,
                 "--batch": batch != 2,
                 "--loss": loss != "dice-ce",
+                "--schedule": schedule != "cosine",
                 "--precision": precision != "auto",
             }
             how = {"minutes": minutes, "device": device, "threads": threads, "env": nnunet_env}
@@ -118,7 +124,7 @@ def train(
             "spacing_mm": three(spacing, float, "--spacing"),
         }
         ready(device, budget_gb, dry_run=dry_run)
-        more: dict[str, Any] = {"loss": loss, "gather": gather, "recompute": recompute}
+        more: dict[str, Any] = {"loss": loss, "schedule": schedule, "gather": gather, "recompute": recompute}
         with in_turn(device), screen.progress() as tick:
             made = api.specialist(
                 name,
@@ -129,7 +135,8 @@ def train(
                 tick=tick,
                 **given,
             )
-        _learn(made, out, minutes, device, threads, dry_run=dry_run, budget_gb=budget_gb, json=json)
+        ways = (*WAYS, "--patch")
+        _learn(made, out, minutes, device, threads, dry_run=dry_run, budget_gb=budget_gb, json=json, ways=ways)
         return
     if from_ is not None:
         raise SpecError("--from is for a specialist; expected DATA too, as in segwise train unetr DATA --from DIR")
@@ -189,9 +196,7 @@ def _elsewhere(
         def report(step: int, steps: int, left_s: float, measures: Mapping[str, float]) -> None:
             tick(step, steps, words(step, steps, 0.0, measures))
 
-        found = api.train_elsewhere(
-            who, out, PackageBudget(**said), **how, command=sys.argv[1:], tick=tick, progress=report
-        )
+        found = api.train_elsewhere(who, out, PackageBudget(**said), **how, command=typed(), tick=tick, progress=report)
     if json:
         screen.data(found)
     else:
@@ -217,6 +222,8 @@ def adapt(
     layout: Layout = None,
     rate: Rate = None,
     batch: Batch = 2,
+    loss: Loss = "dice-ce",
+    schedule: Schedule = "cosine",
     gather: Gather = 1,
     recompute: Recompute = False,
     precision: Precision = "auto",
@@ -238,12 +245,14 @@ def adapt(
 
     whom = who(data, layout, target, fraction, leave_out, fold, split, seed, modality)
     if api.in_context(model):
+        if dry_run or budget_gb is not None:
+            raise SpecError(f"{model} takes no training, only one look at each case: leave out --dry-run, --budget-gb")
         _support(model, whom, out, {"support": support, "choose": choose or None}, json=json)
         return
     if support is not None or choose:
         raise SpecError(f"--support and --choose are of universeg; {model} is trained for --steps")
     ready(device, budget_gb, dry_run=dry_run)
-    more: dict[str, Any] = {"gather": gather, "recompute": recompute}
+    more: dict[str, Any] = {"loss": loss, "schedule": schedule, "gather": gather, "recompute": recompute}
     own = budget(steps or 300, 3e-4 if rate is None else rate, batch, seed, precision, **more)
     with in_turn(device), screen.progress() as tick:
         made = api.adaptation(model, whom, out, own, tick=tick)
@@ -256,7 +265,7 @@ def _support(model: str, who: Who, out: Path, said: Mapping[str, Any], *, json: 
 
     given = {key: value for key, value in said.items() if value is not None}
     with screen.progress() as tick:
-        found = api.support_set(model, who, out, **given, command=sys.argv[1:], tick=tick)
+        found = api.support_set(model, who, out, **given, command=typed(), tick=tick)
     if json:
         screen.data(found)
         return
@@ -276,6 +285,7 @@ def _learn(
     dry_run: bool,
     budget_gb: float | None,
     json: bool,
+    ways: Sequence[str] = WAYS,
 ) -> None:
     """Say what is about to be trained; forecast it or train it."""
     from segwise import api
@@ -285,18 +295,17 @@ def _learn(
     typer.echo(
         f"{made.model}: {', '.join(made.names)}; {len(split.train)} subjects ({n} cases) to learn from, "
         f"{len(split.valid)} ({m}) for the curve, {len(split.test)} kept for testing; {made.trained:,} of "
-        f"{made.parameters:,} parameters are trained ({made.trained / made.parameters:.2%})",
+        f"{made.parameters:,} parameters are trained ({made.trained / made.parameters:.2%}); weights, gradients and "
+        f"optimiser take {held_gb(made):.3g} GB of memory, a batch comes on top (--dry-run measures it)",
         err=True,
     )
     if made.taken:
         saw = f"; it has seen scans of {', '.join(made.seen)}, who are kept for testing" if made.seen else ""
         typer.echo(f"{made.taken} tensors of its encoder are pre-trained{saw}", err=True)
-    if forecast_only(made, device, budget_gb, dry_run=dry_run, json=json):
+    if forecast_only(made, device, budget_gb, dry_run=dry_run, json=json, ways=ways):
         return
     with shown() as report:
-        found = api.learn(
-            made, out, minutes=minutes, device=device, threads=threads, command=sys.argv[1:], progress=report
-        )
+        found = api.learn(made, out, minutes=minutes, device=device, threads=threads, command=typed(), progress=report)
     if json:
         screen.data(found)
     else:

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from segwise import anatomy, weights
-from segwise.card import ModelCard
+from segwise.card import ModelCard, WeightFile
 from segwise.errors import NoSuchStructure, SpecError, WeightsError
 from segwise.geometry import Array, Grid, Volume, regrid
 from segwise.lifts.grey import GreyFrame
@@ -25,7 +25,7 @@ from segwise.nets.contract import Marks
 from segwise.nets.flops import Published
 from segwise.nets.universeg import UniverSegNet, widths_of
 from segwise.segmenter import Parts
-from segwise.weights import Checkpoint
+from segwise.weights import Checkpoint, opened
 
 CARD = ModelCard(
     title="UniverSeg",
@@ -36,18 +36,36 @@ CARD = ModelCard(
     dims=2,
     licence_code="Apache-2.0",
     licence_weights="OpenRAIL++-M, for research only (the released ones; those you train are yours)",
+    weights=(
+        WeightFile(
+            file="universeg_nano/universeg_nano.safetensors",
+            n_bytes=597818,
+            sha256="f5d98280e7924a839fee19767ab41481ca88fe4626f38e14858efcb043a10da9",
+            variant="nano",
+            packaged=True,
+        ),
+        WeightFile(
+            file="universeg_nano/config.json",
+            n_bytes=16,
+            sha256="5ad005139bb1c3872b041d0381b2521c69e2d51a5e3d66b97b283eb2f99171ad",
+            variant="nano",
+            packaged=True,
+        ),
+    ),
     keys=(r"^enc_blocks\.0\.cross\.cross_conv\.weight \d+x3x3x3$", r"^out_conv\.conv\.weight "),
     paper="https://arxiv.org/abs/2304.06131",
     code="https://github.com/JJGO/UniverSeg",
     training_note=(
         "the released net saw MegaMedical, 53 public sets of 26 domains with 16 modalities: treat public sets as "
-        "possibly seen; the subjects of the support set stand in the folder's model.json"
+        "possibly seen; the subjects of the support set stand in the folder's model.json. size=nano: weights of "
+        "Segwise (Apache-2.0), trained on synthetic data only, slices of procedural worlds and bodies (4,500 steps, "
+        "seed 0); made again by segwise train universeg-nano"
     ),
     parameters_m=1.2,
     memory="0.3 GB for 16 support slices at 128x128 and 64 features",
     input=(
         "first channel; axial slices in LPS; CT by a window of -160..240 HU, MR by its percentiles 0.5 and 99.5, to "
-        "0..1; each slice stretched to 128x128 (config.json: size); every slice of the volume is asked"
+        "0..1; each slice stretched to 128x128 (config.json: size; nano: 64x64); every slice of the volume is asked"
     ),
     deviations=(
         "the released weights could not be had here: net and key names are verified against the released code with "
@@ -57,9 +75,11 @@ CARD = ModelCard(
         "choose=like is ours: the paper draws the support set at random",
         "a quarter of a support set are slices without the structure, as all slices of a volume are asked",
     ),
+    remarks={"size=nano": "nano, trained on synthetic data"},
     seconds_hint=120.0,
 )
 SIZE, SUPPORT = 128, 16
+NANO = "nano"
 CHOICES = ("like", "random")
 
 
@@ -126,11 +146,16 @@ class SupportFrame(GreyFrame, WordFrame):
 
 
 def load(
-    *, checkpoint: str | None = None, support: int | None = None, choose: Literal["", "random", "like"] = ""
+    *,
+    size: Literal["", "nano"] = "",
+    checkpoint: str | None = None,
+    support: int | None = None,
+    choose: Literal["", "random", "like"] = "",
 ) -> Worded:
     """UniverSeg with its support set.
 
     Args:
+        size: "nano" for the small net that comes with Segwise, trained on synthetic data; its folder says so.
         checkpoint: a folder that `segwise adapt universeg DATA -o FOLDER` wrote.
         support: slices of the set that a query meets; None: as the folder says.
         choose: "random" or "like" (the slices of the pool that are most like the query); "": as the folder says.
@@ -139,13 +164,13 @@ def load(
         SpecError: support is no number of slices.
         WeightsError: none is given, or it is no checkpoint of UniverSeg, or it has no support set.
     """
-    file = _opened(checkpoint)
+    file = opened("universeg", CARD, checkpoint=checkpoint, variant=NANO)
     names = file.config.get("names")
     tensors = dict(file.tensors)
     if not names or "images" not in tensors:
         raise WeightsError(
             f"{file.path} has no support set: it knows no structure yet; type: segwise adapt "
-            f'"universeg(checkpoint={checkpoint})" DATA -o FOLDER, then use universeg(checkpoint=FOLDER)'
+            f'"universeg{"" if checkpoint is None else f"(checkpoint={checkpoint})"}" DATA -o FOLDER, then use ./FOLDER'
         )
     frame = SupportFrame(
         names=tuple(map(str, names)),
@@ -164,12 +189,12 @@ def load(
 
 
 def bare(checkpoint: str | None) -> tuple[UniverSegNet, int]:
-    """The net without a support set, and the side of its views.
+    """The net without a support set, and the side of its views; without a checkpoint the small one.
 
     Raises:
-        WeightsError: none is given, or it is no checkpoint of UniverSeg.
+        WeightsError: it is no checkpoint of UniverSeg.
     """
-    file = _opened(checkpoint)
+    file = opened("universeg", CARD, checkpoint=checkpoint, variant=NANO)
     own = {key: value for key, value in file.tensors.items() if key not in ("images", "masks")}
     return net_of(file, own), size_of(file)
 
@@ -203,12 +228,3 @@ def published() -> list[Published]:
     stages = {"whole net": lambda: net(query, support, support)}
     shown = f"1×{SIZE}×{SIZE}, {SUPPORT} support slices"
     return [Published(label="", net=net, stages=stages, per="slice", input=shown)]
-
-
-def _opened(checkpoint: str | None) -> Checkpoint:
-    if checkpoint is None:
-        raise WeightsError(
-            "universeg comes without weights: give the released checkpoint, or one that segwise train universeg-nano "
-            'made, and a support set: segwise adapt "universeg(checkpoint=FILE)" DATA -o FOLDER'
-        )
-    return weights.opened("universeg", CARD, checkpoint=checkpoint)

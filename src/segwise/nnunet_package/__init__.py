@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -185,7 +186,7 @@ def train(
                     **{"seed": budget.seed, "threads": threads or 1, "minutes": minutes, "again": _begun(job.work)},
                     **{"device": device.split(":", maxsplit=1)[0], "into": str((out / WEIGHTS).resolve())},
                 )
-        known: dict[str, Any] = {"command": " ".join(command), "versions": {**loop.versions(), "nnunetv2": version}}
+        known: dict[str, Any] = {"command": shlex.join(command), "versions": {**loop.versions(), "nnunetv2": version}}
         known |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "device": device, "steps": state.done("epoch") * each}
         known |= {"epochs": epochs, "seed": budget.seed, "seconds": round(state.done("seconds"))}
         files = _folder(out, chosen, known)

@@ -83,14 +83,23 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Plan:
     )
     if not plan.models and not plan.pairs and plan.study is None:
         raise PlanError(f"{source}: models: nothing came, expected at least one model")
-    for key in ("cases", "persons"):
-        if plan.study is not None and getattr(plan, key):
-            raise PlanError(
-                f"{source}: {key}: a study says itself who is tested and made; leave it out, see study.test"
-            )
+    if plan.study is not None:
+        _beside(plan.study, plan, source)
     if not plan.metrics:
         raise PlanError(f"{source}: metrics: nothing came, expected at least one metric")
     return plan
+
+
+def _beside(study: Study, plan: Plan, source: str) -> None:
+    """What stands beside a study: persons of other families are only tested."""
+    if plan.cases:
+        raise PlanError(f"{source}: cases: a study says itself who is tested; leave it out, see study.test")
+    families = [family for family, _ in plan.persons]
+    if families and (study.folds or study.persons[0] in ("", *families)):
+        raise PlanError(
+            f"{source}: persons: {', '.join(families)}: persons beside a study are only tested; expected study.persons "
+            "of another family, and no folds"
+        )
 
 
 STUDY = ("models", "fractions", "seeds", "test", "folds", "persons", "generated", "modality")

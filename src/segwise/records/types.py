@@ -96,7 +96,7 @@ class Plan:
         study: what is trained first, or None.
         conditions: of the image: every task is done on the case as it is, then under each of these.
         persons: families and numbers of generated persons where no data are given, e.g. (("torso", 6),): one data set
-            each.
+            each; beside a study they are only tested.
         scenario: of cost and workflow, by name or path; "" for none.
     """
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from segwise.report import figures, words
+from segwise.report import elsewhere, figures, words
 from segwise.report.gather import Arm, Gathered, Item
 from segwise.report.markup import count, details, e, figure, heat, listing, number, table
 from segwise.report.markup import note as said
@@ -62,6 +62,7 @@ def section(gathered: Gathered) -> str:
         f"<ul>{told}</ul>"
         + _matrix(found, measure)
         + figure(_figure(arms, sorted({one.tested_on for one in found}), measure), "Mean over each data set's persons.")
+        + elsewhere.section(arms, measure)
         + _held_out(arms, measure)
         + _shift(gathered, names)
         + _zero_shot(gathered, names)

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 Measures = Mapping[str, float]
+Schedule = Literal["cosine", "poly"]
 
 
 class Stream(Protocol):
@@ -60,7 +61,8 @@ class Settings:
 
     Attributes:
         steps: optimiser steps of the whole schedule.
-        rate: greatest learning rate, after `warmup` steps; it falls along a cosine to `rate * floor`.
+        rate: greatest learning rate, after `warmup` steps; it falls to `rate * floor`.
+        schedule: along half a "cosine" (Loshchilov and Hutter, arXiv 1608.03983), or "poly": (1 - t)^0.9, as nnU-Net's.
         decay: of weights (AdamW); tensors of one axis are left out.
         average: of the exponential moving average of the weights, at the end; it begins lower.
         clip: greatest norm of the gradient.
@@ -89,6 +91,7 @@ class Settings:
     makers: int = 1
     threads: int = 1
     gather: int = 1
+    schedule: Schedule = "cosine"
 
 
 @dataclass(frozen=True, kw_only=True)

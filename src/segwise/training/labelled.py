@@ -16,7 +16,7 @@ from segwise.nets.recomputed import recompute
 from segwise.segmenter import Learned, Parts
 from segwise.training import labelled_regions
 from segwise.training.closed import Labelled, Loss
-from segwise.training.contract import Recipe, Settings
+from segwise.training.contract import Recipe, Schedule, Settings
 from segwise.training.interactive import Interactive
 from segwise.training.labelled_regions import LabelledRegions
 from segwise.training.marked import MarkedSlices, checked
@@ -40,12 +40,13 @@ class Budget:
         rate: greatest learning rate.
         size: patches, or slices, a batch.
         seed: of everything drawn.
-        loss: of a specialist.
+        loss: of masks; not of `default`, whose regions have their own.
         augment: change what is shown.
         precision: of the forward pass.
         validate_every: batches; 0 for five validations in all.
         gather: batches whose gradients are averaged for one step: as many samples, the memory of one batch.
         recompute: blocks of the net throw away what they hold and compute it again for the gradient.
+        schedule: how the rate falls.
     """
 
     steps: int
@@ -58,6 +59,7 @@ class Budget:
     validate_every: int = 0
     gather: int = 1
     recompute: bool = False
+    schedule: Schedule = "cosine"
 
     def settings(self) -> Settings:
         """For the loop."""
@@ -72,6 +74,7 @@ class Budget:
             validate_every=self.validate_every or max(1, self.steps // 5),
             makers=0,
             gather=self.gather,
+            schedule=self.schedule,
         )
 
 
@@ -105,6 +108,25 @@ def specialist(
     )
 
 
+def adaptable(name: str, model: Learned, budget: Budget) -> None:
+    """Refuse, before any case is prepared, what `adaptation` cannot tune.
+
+    Raises:
+        TrainingError: it is no promptable model of slices or regions, has nothing to train, or no such loss.
+    """
+    net, frame = model.parts.net, model.parts.frame
+    regions = hasattr(frame, "around")  # of `RegionFrame`
+    if model.parts.labels is not None or not (regions or (frame.shape[0] == 1 and hasattr(frame, "restore"))):
+        raise TrainingError(
+            f"{name} cannot be adapted here: expected a promptable model of slices (sam, litemedsam, medsam, sam2 …) "
+            "or default; specialists are trained with segwise train"
+        )
+    if not any(p.requires_grad for p in net.parameters()):
+        raise TrainingError(f"{name} has nothing to train; put an adapter behind it, such as {name}+lora")
+    if regions and budget.loss != Budget.loss:
+        raise TrainingError(f"{name} looks at regions, whose loss is its own; leave out --loss {budget.loss}")
+
+
 def adaptation(
     name: str,
     model: Learned,
@@ -124,20 +146,13 @@ def adaptation(
         train, valid, budget, save, note: as `specialist`.
 
     Raises:
-        TrainingError: the model is none of these, or takes neither boxes nor points.
+        TrainingError: as `adaptable`, or the model takes neither boxes nor points.
     """
+    adaptable(name, model, budget)
     net, frame = model.parts.net, model.parts.frame
-    regions = hasattr(frame, "around")  # of `RegionFrame`
-    if model.parts.labels is not None or not (regions or (frame.shape[0] == 1 and hasattr(frame, "restore"))):
-        raise TrainingError(
-            f"{name} cannot be adapted here: expected a promptable model of slices (sam, litemedsam, medsam, sam2 …) "
-            "or default; specialists are trained with segwise train"
-        )
-    if not any(p.requires_grad for p in net.parameters()):
-        raise TrainingError(f"{name} has nothing to train; put an adapter behind it, such as {name}+lora")
     if budget.recompute:
         recompute(net)
-    if regions:
+    if hasattr(frame, "around"):
         return _regional(name, net, frame, train, valid, budget, save, note)
     plane = getattr(frame, "plane", "axial")
     specs = first_words(takes, train)
@@ -157,7 +172,7 @@ def adaptation(
     first = users[0] if "box" not in takes else assemble.prompter(assemble.on_plane("box2d", plane))
     held = checked(frame, valid, first, n=HELD, seed=budget.seed)
     clicker = assemble.prompter(CLICKS) if "points" in takes else None
-    objective = OnSlices(net, frame, user=clicker, held=held)
+    objective = OnSlices(net, frame, user=clicker, held=held, loss=budget.loss)
     return Recipe(name=name, objective=objective, stream=stream, settings=budget.settings(), save=save, note=note)
 
 

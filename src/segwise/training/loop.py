@@ -32,6 +32,9 @@ Progress = Callable[
 ]  # steps done, of all, seconds left (or inf), what is measured
 
 
+POWER = 0.9  # of the polynomial schedule
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a training, or a piece of it, ended.
@@ -273,11 +276,12 @@ def _finite(value: torch.Tensor, what: str, step: int) -> None:
 
 
 def scheduled(step: int, settings: Settings) -> float:
-    """The learning rate of a step: a linear start, then half a cosine to its floor."""
+    """The learning rate of a step: a linear start, then a fall to its floor."""
     if step < settings.warmup:
         return settings.rate * (step + 1) / settings.warmup
     share = min(1.0, (step - settings.warmup) / max(1, settings.steps - settings.warmup))
-    return settings.rate * (settings.floor + (1 - settings.floor) * 0.5 * (1 + math.cos(math.pi * share)))
+    left = (1 - share) ** POWER if settings.schedule == "poly" else 0.5 * (1 + math.cos(math.pi * share))
+    return settings.rate * (settings.floor + (1 - settings.floor) * left)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from segwise.nets.contract import Decoded, Marks, PromptNet, Tree
 from segwise.nets.marks import alike, joined, mapped
 from segwise.prompt import Prompt
 from segwise.segmenter import Frame
+from segwise.training.closed import FOCUS, Loss
 from segwise.training.contract import Measures
 from segwise.training.marked import Slice
 
@@ -37,13 +38,20 @@ class OnSlices:
         frame: its preprocessing, with `restore`.
         user: clicks on errors, or None for a net that takes no points.
         held: slices of the validation subjects.
+        loss: on the voxels of the slice.
     """
 
     def __init__(
-        self, net: PromptNet, frame: Frame[Any], *, user: Prompter | None = None, held: Sequence[Slice] = ()
+        self,
+        net: PromptNet,
+        frame: Frame[Any],
+        *,
+        user: Prompter | None = None,
+        held: Sequence[Slice] = (),
+        loss: Loss = "dice-ce",
     ) -> None:
         self.net: PromptNet = net
-        self.frame, self.user, self.held = frame, user, held
+        self.frame, self.user, self.held, self.loss = frame, user, held, loss
         self.frozen = not any(p.requires_grad for p in net.encoding.parameters())
         self._kept: OrderedDict[str, Tree] = OrderedDict()
         self._bytes = 0
@@ -101,7 +109,7 @@ class OnSlices:
                 best = 0 if decoded.quality is None else int(decoded.quality[row].argmax())
                 wanted = torch.from_numpy(one.asked[k].mask[0].astype(np.float32)).to(device)
                 logits = self._on_slice(decoded.logits[row, best, 0].float(), one.window)
-                losses[q], scores[q] = _judged(logits, wanted, _quality(decoded, row, best))
+                losses[q], scores[q] = _judged(logits, wanted, _quality(decoded, row, best), self.loss)
                 left[q] = ((logits.detach() > 0).cpu().numpy()[None], self._carried(decoded, row, best))
         order = range(len(owners))
         return [losses[q] for q in order], [scores[q] for q in order], [left[q] for q in order]
@@ -203,11 +211,17 @@ def _quality(decoded: Decoded, row: int, best: int) -> Tensor | None:
     return None if decoded.quality is None else decoded.quality[row, best].float()
 
 
-def _judged(logits: Tensor, wanted: Tensor, quality: Tensor | None) -> tuple[Tensor, float]:
-    """Soft Dice + cross-entropy, the error of the predicted IoU, and the DSC."""
+def _judged(logits: Tensor, wanted: Tensor, quality: Tensor | None, kind: Loss) -> tuple[Tensor, float]:
+    """Soft Dice, cross-entropy or focal loss as asked, the error of the predicted IoU, and the DSC."""
     p = logits.sigmoid()
-    dice = 1 - (2 * (p * wanted).sum() + 1) / (p.sum() + wanted.sum() + 1)
-    loss = dice + F.binary_cross_entropy_with_logits(logits, wanted)
+    wrong = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    loss = torch.zeros((), device=logits.device)
+    if "dice" in kind:
+        loss = loss + 1 - (2 * (p * wanted).sum() + 1) / (p.sum() + wanted.sum() + 1)
+    if "ce" in kind.split("-"):
+        loss = loss + wrong.mean()
+    if "focal" in kind:
+        loss = loss + ((1 - torch.exp(-wrong)) ** FOCUS * wrong).mean()
     found, target = logits.detach() > 0, wanted > 0
     both, total = float((found & target).sum()), float(found.sum() + target.sum())
     if quality is not None and quality.requires_grad:

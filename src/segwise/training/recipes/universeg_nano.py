@@ -29,7 +29,7 @@ from segwise.training.slices import FIRST_SEED, mask_loss, overlaps
 
 NAME, FILE = "universeg-nano", "universeg_nano.safetensors"
 WIDTHS, SIZE = (32, 32, 32, 32), 64
-STEPS = 8000
+STEPS = 4500
 TASKS, SUPPORT = 4, (4, 9)  # a batch; fewest support slices, and one more than most
 AT_HAND, BATCHES = 6, 12  # scenes that a batch draws from; batches until the oldest gives way
 KINDS = 12  # structures of a scene
@@ -233,7 +233,7 @@ def recipe(*, seed: int = 0, steps: int | None = None) -> Recipe:
         objective=InContext(net, Tasks(seed + 500)),
         stream=Tasks(seed),
         settings=Settings(
-            steps=steps or STEPS, rate=1e-3, warmup=100, decay=0.01, precision="fp32", seed=seed, validate_every=400
+            steps=steps or STEPS, rate=1e-3, warmup=100, decay=0.01, precision="bf16", seed=seed, validate_every=300
         ),
         save=save,
         note="nano, trained on synthetic data: slices of procedural worlds and persons",
