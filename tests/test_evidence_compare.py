@@ -18,10 +18,10 @@ from segwise.cli import app as program
 from segwise.errors import RunError, SpecError
 from segwise.evidence.base import open_base
 from segwise.evidence.compare import Figure, beside, differences, letter, published, rows
-from segwise.evidence.query import known_as
+from segwise.evidence.query import is_known_as, known_as
 from segwise.records.run import Run as RunFolder
 from segwise.report import page
-from segwise.report.measured import of_run
+from segwise.report.measured import Named, of_run
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_a_run_enters_beside_published_rows_with_itself_as_reporter(tmp_path, ba
         outcome("general", dataset="BTCV", case="b", dsc=(0.8,)),
         outcome("special", "name", dataset="BTCV", case="a", dsc=(0.9,)),
     )
-    own = of_run(folder(tmp_path / "mine", run), "liver", "DSC")
+    own = of_run(folder(tmp_path / "mine", run), Named(base, "btcv"), "liver", "DSC")
     assert [(f.model, f.family, f.n) for f in own] == [("general", "generalist", 2), ("special", "task-specific", 1)]
     assert own[0].value == pytest.approx(0.7)
     assert own[0].reported_by == "run mine"
@@ -177,29 +177,67 @@ def test_a_run_enters_beside_published_rows_with_itself_as_reporter(tmp_path, ba
     assert all("split" in how for how in found.differs)
 
 
-def test_runs_on_the_same_cases_are_ranked_and_those_on_as_many_others_are_not(tmp_path):
+def test_runs_on_the_same_cases_are_ranked_and_those_on_as_many_others_are_not(tmp_path, base):
     def own(name: str, model: str, case: str) -> Figure:
-        return of_run(folder(tmp_path / name, outcome(model, case=case, subject="one")), "liver", "DSC")[0]
+        run = folder(tmp_path / name, outcome(model, case=case, subject="one", dataset="BTCV"))
+        return of_run(run, Named(base, "btcv"), "liver", "DSC")[0]
 
     figures = [own("first", "general", "a"), own("second", "special", "a"), own("third", "floor", "b")]
     found = beside(figures, dataset="d", target="liver", metric="DSC")
     assert [[figure.model for figure in group.figures] for group in found.groups] == [["general", "special"], ["floor"]]
 
 
-def test_a_surface_measure_names_its_metric_with_the_tolerance(tmp_path):
-    own = of_run(folder(tmp_path / "mine", outcome(dsc=(0.8,))), "liver", "NSD")
+def test_a_surface_measure_names_its_metric_with_the_tolerance(tmp_path, base):
+    mine = Named(base, "btcv", ("mine",))
+    own = of_run(folder(tmp_path / "mine", outcome(dsc=(0.8,))), mine, "liver", "NSD")
     assert own[0].definition == "mean over subjects; surface(tolerance_mm=2)"
     assert own[0].value == pytest.approx(0.85)
-    assert of_run(tmp_path / "mine", "liver", "HD95")[0].unit == "mm"
+    assert of_run(tmp_path / "mine", mine, "liver", "HD95")[0].unit == "mm"
 
 
-def test_runs_without_such_a_score_are_refused(tmp_path):
+def test_runs_without_such_a_score_are_refused(tmp_path, base):
+    mine = Named(base, "btcv", ("mine",))
     with pytest.raises(RunError, match="holds no finished task"):
-        of_run(folder(tmp_path / "failed", outcome(status="failed", dsc=(None,), reason="broke")), "liver", "DSC")
+        of_run(folder(tmp_path / "failed", outcome(status="failed", dsc=(None,), reason="broke")), mine, "liver", "DSC")
     with pytest.raises(RunError, match="is not a run folder"):
-        of_run(tmp_path, "liver", "DSC")
-    with pytest.raises(RunError, match=r"has no DSC of spleen; it has .* of liver"):
-        of_run(folder(tmp_path / "liver", outcome()), "spleen", "DSC")
+        of_run(tmp_path, mine, "liver", "DSC")
+    with pytest.raises(RunError, match=r"has no DSC of spleen in btcv; it has .* of liver"):
+        of_run(folder(tmp_path / "liver", outcome()), mine, "spleen", "DSC")
+
+
+def test_what_was_scored_on_other_data_is_never_called_that_data_set(tmp_path, base):
+    run = join(outcome(dataset="torso", dsc=(0.9,)), outcome(dataset="thick torso", dsc=(0.8,)))
+    phantoms = folder(tmp_path / "phantoms", run)
+    with pytest.raises(RunError, match=r'has scores of thick torso, torso, and not of btcv; .*--called "thick torso"'):
+        of_run(phantoms, Named(base, "btcv"), "liver", "DSC")
+    (own,) = of_run(phantoms, Named(base, "btcv", ("torso",)), "liver", "DSC")
+    assert own.value == 0.9 and "1 subject of torso" in own.split
+    assert own.source.endswith("; torso taken as btcv on your word; its thick torso left out, another data set")
+
+
+def test_only_the_same_data_set_of_a_run_counts(tmp_path, base):
+    run = join(outcome(dataset="BTCV", dsc=(0.7,)), outcome(dataset="AMOS22", dsc=(0.1,)))
+    (own,) = of_run(folder(tmp_path / "both", run), Named(base, "btcv"), "liver", "DSC")
+    assert own.value == 0.7 and own.n == 1
+    assert own.source == "run both, measured with Segwise; its AMOS22 left out, another data set"
+
+
+@pytest.mark.parametrize("name", ["BTCV", "btcv", "Beyond the Cranial Vault"])
+def test_a_data_set_is_known_by_its_names(base, name):
+    assert is_known_as(base, "btcv", name) == (known_as(base, name) == "btcv")
+    assert not is_known_as(base, "btcv", "torso") and is_known_as(base, "msd-spleen", "Task09_Spleen")
+
+
+def test_a_name_that_no_run_has_is_refused(tmp_path):
+    run = folder(tmp_path / "mine", outcome(dataset="abdomen"))
+    for more, words in ((("--run", str(run)), "there are abdomen"), ((), "give a run, too: --run DIR")):
+        code, out, err = told("compare", "--dataset", "btcv", "-t", "liver", "--called", "abdmen", *more)
+        assert (code, out) == (2, "") and words in err
+    found = said(
+        "compare", "--dataset", "btcv", "-t", "liver", "--run", str(run), "--called", "abdomen", "--format", "csv"
+    )
+    (row,) = [row for row in csv.DictReader(io.StringIO(found)) if row["measured"] == "True"]
+    assert row["dataset"] == "btcv" and "abdomen taken as btcv on your word" in row["source"]
 
 
 def test_the_report_sets_published_rows_beside_measured_ones_without_ranks():
@@ -241,7 +279,7 @@ def test_a_table_names_every_source_once():
 def test_citations_come_instead_of_rows():
     text = said("results", "--dataset", "acdc", "--cite", "bibtex")
     assert text.startswith("@misc{arxiv-2506-10825,")
-    assert text.count("@misc{") == text.count("\n}\n")
+    assert len(re.findall(r"^@\w+\{", text, re.M)) == text.count("\n}\n")
     assert "https://arxiv.org/abs/2506.10825" in said("models", "--family", "generalist", "--cite", "text")
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from adapter_bases import stirred
-from segwise import assemble, catalog, weights
+from segwise import assemble, weights
 from segwise.errors import PlanError, SpecError, WeightsError
 from segwise.evaluate import expand, inventory
 from segwise.nets.tuned import tuned
@@ -45,7 +45,7 @@ def test_an_adapters_folder_is_a_model(tmp_path):
     info = assemble.model_info("./liver")
     assert str(info.spec) == "sam(size=nano)+lora(checkpoint=./liver, rank=2)"
     assert info.card.title == "Liver LoRA"
-    assert info.card.training_sets == (*catalog.card("models", "sam").training_sets, "Our liver CT")
+    assert info.card.training_sets == (*assemble.model_info(BASE).card.training_sets, "Our liver CT")
     assert info.card.training_note.endswith("lora trained on Our liver CT: 2 subjects (s1, s2)")
     assert info.digest != assemble.model_info(f"{BASE}+lora(rank=2)").digest
     assert assemble.model_info(str(info.spec)).card == info.card  # a record's spec says the same

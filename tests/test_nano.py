@@ -81,7 +81,7 @@ def test_they_come_with_the_package(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NANOS)
 def test_the_card_says_what_they_are(name):
-    card = catalog.card("models", name)
+    card = assemble.model_info(f"{name}(size=nano)").card
     assert card.remarks["size=nano"].startswith(REMARK)
     assert "synthetic data only" in card.training_note
     assert f"segwise train {name}-nano" in card.training_note

@@ -85,12 +85,12 @@ def test_a_held_out_anatomy_that_wants_another_model_is_found():
     [("one", "Aset", "no"), ("one", "Bset", "yes"), ("three", "Aset", "unknown"), ("floor", "Aset", "yes")],
 )
 def test_zero_shot_is_yes_no_or_unknown(model, dataset, said):
-    assert transfer.zero_shot(CARDS[model], dataset) == said
+    assert transfer.zero_shot(CARDS[model], [dataset]) == said
 
 
 def test_other_persons_of_a_data_set_that_was_trained_on_are_no_zero_shot():
     card = {"learned": {"data": "Aset", "people": ["p1"]}, "training_sets": ["Aset"], "licence_weights": "x"}
-    assert transfer.zero_shot(card, "Aset", frozenset({"p9"})) == "no"
+    assert transfer.zero_shot(card, ["Aset"], frozenset({"p9"})) == "no"
 
 
 def test_the_page_says_all_of_it():

@@ -121,7 +121,7 @@ def test_a_second_load_answers_with_the_same_bits(scan):
 
 
 def test_it_says_that_it_is_synthetic():
-    card = catalog.card("models", "sat")
+    card = assemble.model_info(SPEC).card
     assert card.remarks == {"variant=phantom": "nano, trained on synthetic data"}
     assert "phantom" in card.training_note
 

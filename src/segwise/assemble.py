@@ -32,7 +32,8 @@ class ModelInfo:
 
     Attributes:
         spec: canonical, arguments as given; a model folder is written out.
-        card: of the base model; weights of a model folder add their title and what they were trained on.
+        card: of the base model with these arguments; weights of a model folder add their title and what they were
+            trained on.
         given, resolved: arguments as given and with defaults; those of adapters and wrappers as "+name.argument".
         labels: the closed list of the chosen variant, or None.
     """
@@ -153,7 +154,8 @@ def model_info(text: str | Spec) -> ModelInfo:
         member = catalog.member(_kind_of(plus), plus.name)
         given |= {f"+{plus.name}.{key}": value for key, value in plus.args.items()}
         resolved |= {f"+{plus.name}.{key}": value for key, value in member.arguments(plus).items()}
-    return ModelInfo(wanted, _taught(base.card, wanted), given, resolved, _labels(base.card, resolved))
+    card = _taught(base.card.of(resolved), wanted)
+    return ModelInfo(wanted, card, given, resolved, _labels(base.card, resolved))
 
 
 def build(text: str | Spec) -> Built:
@@ -315,7 +317,9 @@ def _taught(card: ModelCard, wanted: Spec) -> ModelCard:
     """A card with the title of the model folders in a spec, and what their weights were trained on."""
     for part in (wanted.base, *wanted.plus):
         place = part.args.get("checkpoint")
-        if isinstance(place, str) and folders.is_folder(Path(place)):
+        if isinstance(place, str) and not folders.is_folder(Path(place)):
+            card = dataclasses.replace(card, training_listed=False)  # a file: nobody says what it saw
+        elif isinstance(place, str):
             folder = folders.read(Path(place))
             sets = folder.datasets
             card = dataclasses.replace(
@@ -323,6 +327,7 @@ def _taught(card: ModelCard, wanted: Spec) -> ModelCard:
                 title=folder.title or card.title,
                 training_sets=tuple(dict.fromkeys((*card.training_sets, *sets))),
                 training_note="; ".join(filter(None, (card.training_note, _how(folder, part)))),
+                training_listed=card.training_listed and folder.listed,
                 learned=_learned(folder),
             )
     return card

@@ -6,8 +6,10 @@ hold strings, numbers, booleans, None, tuples, lists, dicts and the dataclasses 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,26 @@ class WeightFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What a card says of specs with some argument, by its own attributes of these names; None: what it says of all."""
+
+    summary: str | None = None
+    licence_weights: str | None = None
+    training_sets: tuple[str, ...] | None = None
+    training_note: str | None = None
+    training_listed: bool | None = None
+    parameters_m: float | None = None
+    memory: str | None = None
+    input: str | None = None
+    seconds_hint: float | None = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """Its words by name, without what it leaves open."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelCard:
     """A model.
 
@@ -59,7 +81,9 @@ class ModelCard:
         keys: how a checkpoint of this model is known, whatever its size: patterns searched in lines "name 64x3x16x16"
             of its tensors; each one must be found in some line, those that begin with "!" in none.
         training_sets: names of data sets it was trained on, as far as known.
-        training_note: what is not known about that.
+        training_note: what is not known about that, or how it was trained.
+        training_listed: `training_sets` is all that it ever saw, so that every other data set is new to it. Without
+            that, a note means that more may have been seen.
         parameters_m: millions of parameters.
         memory: what it needs, in words.
         input: orientation, spacing, size and intensity it works in, in words.
@@ -67,6 +91,7 @@ class ModelCard:
         seconds_hint: rough seconds a task on a laptop CPU, for the first estimate of time left.
         remarks: what every table and figure says beside the model's name: "size=nano" -> "nano, trained on synthetic
             data" for specs with that argument, "" -> ... for all.
+        variants: "size=nano" -> what is so for specs with that argument, given or by default; `of` puts it in place.
         learned: of a model folder: "model" (what was trained), "subjects" (on how many), "data" (of which data set),
             "people" (who they are), "weights" (beginnings of the files' SHA-256), "parameters" (trained ones),
             "seconds", "seed"; of a fold "recipe" and "fold"; {} for others.
@@ -88,13 +113,21 @@ class ModelCard:
     keys: tuple[str, ...] = ()
     training_sets: tuple[str, ...] = ()
     training_note: str = ""
+    training_listed: bool = False
     parameters_m: float = 0.0
     memory: str = ""
     input: str = ""
     deviations: tuple[str, ...] = ()
     seconds_hint: float = 1.0
     remarks: Mapping[str, str] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
     learned: Mapping[str, str | int | float | tuple[str, ...]] = field(default_factory=dict)
+
+    def of(self, arguments: Mapping[str, object]) -> ModelCard:
+        """The card of a spec with these arguments, given and default; it has no `variants` left."""
+        told = {f"{name}={value}" for name, value in arguments.items()}
+        said = {k: v for key, variant in self.variants.items() if key in told for k, v in variant.said.items()}
+        return dataclasses.replace(self, variants={}, **said)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,7 +122,7 @@ def list_(
 @app.command()
 def show(
     kind: Annotated[str, typer.Argument(help="models, datasets, prompters, metrics, adapters, wrappers or plans")],
-    name: Annotated[str, typer.Argument(help="Its name, as in segwise list.")],
+    name: Annotated[str, typer.Argument(help="Its name, as in segwise list; a model's may have arguments.")],
     json: Json = False,
 ) -> None:
     """Show everything a member declares: what it takes, its arguments, licence, sources."""

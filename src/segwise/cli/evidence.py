@@ -101,6 +101,10 @@ def compare(
     target: Annotated[str, typer.Option("-t", "--target", help="A structure; default: the mean of all.")] = "mean",
     metric: Annotated[str, typer.Option(help="DSC, NSD, HD95 or HD.")] = "DSC",
     run: Annotated[list[Path] | None, typer.Option(help="Folder of a run of your own to set beside; repeat.")] = None,
+    called: Annotated[
+        list[str] | None,
+        typer.Option(help="What your runs call that data set, if it is a name of yours; repeat."),
+    ] = None,
     format: Format = "table",
     cite: Cite = "",
     add: More = None,
@@ -110,13 +114,14 @@ def compare(
     from segwise.evidence import compare as room
     from segwise.evidence.base import open_base
     from segwise.evidence.query import find
-    from segwise.report.measured import of_run
+    from segwise.report.measured import Named, of_runs
 
     sheet.check(format, cite)
     base = open_base(add or ())
     id, metric = find(base, "dataset", dataset), metric.upper()
     name = anatomy.resolve(target).name
-    own = [figure for folder in run or () for figure in of_run(folder, name, metric)]
+    mine = Named(base, id, tuple(called or ()))
+    own = of_runs(run or (), mine, name, metric)
     found = room.published(base, id, (name,), metric)
     sheet.comparison(room.beside([*own, *found], dataset=id, target=name, metric=metric), format=format, cite=cite)
 

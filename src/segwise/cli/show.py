@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from segwise import catalog
+from segwise import catalog, spec
 from segwise.errors import SegwiseError
 from segwise.training import names as recipes
 
@@ -155,22 +155,24 @@ def members(kind: str, *, json: bool) -> None:
 
 
 def member(kind: str, name: str, *, json: bool) -> None:
-    """All that a member declares; the kind may stand in the singular."""
+    """All that a member declares; the kind may stand in the singular, and a model's name have arguments."""
     kind = f"{kind}s" if f"{kind}s" in catalog.KINDS else kind
     if kind == "plans":
         sys.stdout.write(catalog.plan_path(name).read_text(encoding="utf-8"))
         return
-    found = catalog.member(kind, name)
+    asked = spec.parse(name) if kind == "models" and "(" in name else spec.Spec(name)
+    found = catalog.member(kind, asked.name)
+    card = found.card.of(found.arguments(asked)) if asked.args else found.card
     facts: dict[str, Any] = {
         "name": name,
         "arguments": {p.name: str(p) for p in found.parameters.values()},
-        **_fields(found.card),
+        **_fields(card),
     }
-    facts |= _weights_here(name) if kind == "models" and found.card.weights else {}
+    facts |= _weights_here(asked.name) if kind == "models" and card.weights else {}
     if json:
         data(facts)
         return
-    _out.print(f"[bold]{escape(found.card.title)}[/]")
+    _out.print(f"[bold]{escape(card.title)}[/]")
     for key, value in facts.items():
         if key == "title" or value in ("", (), {}, None, []):
             continue
@@ -404,6 +406,8 @@ def _plain(value: Any) -> Any:
 def _lines(value: Any) -> list[str]:
     """Sentences and records one a line, names on one."""
     parts = list(value) if isinstance(value, tuple | list) else [value]
+    if isinstance(value, Mapping) and all(map(dataclasses.is_dataclass, value.values())):
+        parts = [{key: inner} for key, inner in value.items()]
     long = any(not isinstance(part, str) or " " in part for part in parts)
     return [_written(part) for part in parts] if long else [_written(value)]
 

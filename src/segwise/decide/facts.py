@@ -136,10 +136,10 @@ def _of_card(arm: Arm, gathered: Gathered) -> list[Fact]:
     size = card.get("parameters_m")
     tell("parameters", f"{size:g} million" if size else "", "parameters_m")
     tell("commercial", "no commercial use" if card.get("non_commercial") else "", "non_commercial")
-    datasets = {o.last.dataset for o in gathered.outcomes}
+    datasets = words.datasets_of(gathered.outcomes)
     leak = words.leakage(card, datasets, arm.people)
     plain = leak.replace("<b>", "").replace("</b>", "").partition("<")[0]
-    data = ", ".join(sorted(datasets))
+    data = ", ".join(sorted(datasets - {words.SYNTH}))
     source = f"card: training_sets, training_note, learned; compared with the data of this run ({data})"
     found.append(Fact(key="leakage", text=plain, value=leak, source=source))
     if arm.doubt:

@@ -1,7 +1,7 @@
 """Who is to be cited for some rows: the survey, the papers, and the pages that figures were read from.
 
-The base holds identifiers and few titles: an entry is complete where its identifier resolves, and says that authors,
-and a title where there is none, are to be filled in from there. Only the survey's own entry is whole.
+The base holds identifiers and few titles; `bibliography` knows the papers cited most, a preprint and what was printed
+of it as one. An entry of another one says what is to be completed from its identifier.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from segwise.evidence.bibliography import Paper, of_datasets, papers
 
 TITLE = (
     "Generalist Models in Medical Image Segmentation: A Survey and Performance Comparison with Task-Specific Approaches"
@@ -24,6 +26,7 @@ CREDIT = (
     "(github Hal9000-lab/Hal9000-lab.github.io); each row names its own source"
 )
 SURVEY = "arXiv:2506.10825"
+_OURS = Paper(ids=(SURVEY,), title=TITLE, author=AUTHORS, year=2025, checked="authors")
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,14 @@ class Work:
     Attributes:
         id: "arXiv:2408.00874", "doi:10.1109/...", an address, or the words of a source.
         about: what rows it stands for: names of models or data sets.
-        title: "" where the base has none; one that the survey's database cut off ends in "...".
+        title: "" where nothing has one; one that the survey's database cut off ends in "...".
+        paper: what else is known of it, None if nothing.
     """
 
     id: str
     about: tuple[str, ...]
     title: str = ""
+    paper: Paper | None = None
 
     @property
     def address(self) -> str:
@@ -53,19 +58,28 @@ class Work:
     def text(self) -> str:
         """One line for a list of references."""
         place = f" <{self.address}>" if self.address not in ("", self.id) else ""
-        return f"{f'{self.title}. ' if self.title else ''}{self.id}{place} ({', '.join(self.about)})"
+        who = f"{self.paper.short}. " if self.paper else ""
+        return f"{who}{f'{self.title}. ' if self.title else ''}{self.id}{place} ({', '.join(self.about)})"
 
     def bibtex(self) -> str:
         """An entry; its key is the identifier in letters, digits and hyphens."""
-        if self.id == SURVEY:
-            fields = {"title": f"{{{TITLE}}}", "author": AUTHORS, "year": "2025", **self._where()}
-        else:
-            more = " and others" if len(self.about) > 4 else ""
-            title = self.title or f"[on {', '.join(self.about[:4])}{more}]"
-            fields = {"title": f"{{{_plain(title)}}}", **self._where()}
-            fields["note"] = "to be completed from the identifier"
+        more = " and others" if len(self.about) > 4 else ""
+        title = self.title or f"[on {', '.join(self.about[:4])}{more}]"
+        known = self.paper.fields if self.paper else {}
+        fields = {"title": f"{{{_plain(title)}}}", **{name: _plain(value) for name, value in known.items()}}
+        fields |= self._where()
+        if lacking := self._lacking():
+            fields["note"] = f"{lacking} to be completed from the identifier"
         body = "".join(f"  {name} = {{{value}}},\n" for name, value in fields.items())
-        return f"@misc{{{self.key},\n{body}}}"
+        return f"@{self.paper.kind if self.paper else 'misc'}{{{self.key},\n{body}}}"
+
+    def _lacking(self) -> str:
+        """What an entry has still to be given."""
+        if self.paper:
+            return ""
+        if not self.title:
+            return "title and authors"
+        return "end of the title and authors" if self.title.endswith("...") else "authors"
 
     @property
     def key(self) -> str:
@@ -76,12 +90,15 @@ class Work:
         )
 
     def _where(self) -> dict[str, str]:
-        if self.id.startswith("arXiv:"):
-            return {"eprint": self.id.removeprefix("arXiv:").split()[0], "archivePrefix": "arXiv", "url": self.address}
-        if self.id.startswith("doi:"):
-            return {"doi": self.id.removeprefix("doi:"), "url": self.address}
-        place = {"url": self.address} if self.address else {}
-        return {"howpublished": _plain(self.id), **place}
+        found: dict[str, str] = {}
+        for id in self.paper.ids if self.paper else (self.id,):
+            if id.startswith("arXiv:"):
+                found |= {"eprint": id.removeprefix("arXiv:").split()[0], "archivePrefix": "arXiv"}
+            elif id.startswith("doi:"):
+                found |= {"doi": id.removeprefix("doi:")}
+            elif not self.paper:
+                found |= {"howpublished": _plain(id)}
+        return found | ({"url": self.address} if self.address else {})
 
 
 def works(rows: Iterable[Mapping[str, Any]]) -> list[Work]:
@@ -91,7 +108,7 @@ def works(rows: Iterable[Mapping[str, Any]]) -> list[Work]:
     own.
     """
     about: dict[str, dict[str, None]] = {}
-    titles = {SURVEY: TITLE}
+    titles: dict[str, str] = {}
     for row in rows:
         titles |= _title(str(row["source"]))
         name = str(row.get("model") or row.get("name") or "")
@@ -101,17 +118,26 @@ def works(rows: Iterable[Mapping[str, Any]]) -> list[Work]:
             about.setdefault(id, {})[name] = None
     if SURVEY in about:
         about = {SURVEY: {"the survey and its database": None}, **{id: n for id, n in about.items() if id != SURVEY}}
-    return [Work(id, tuple(word for word in names if word), titles.get(id, "")) for id, names in about.items()]
+    return [_work(id, names, titles.get(id, "")) for id, names in about.items()]
+
+
+def _work(id: str, names: Iterable[str], title: str) -> Work:
+    paper = _OURS if id == SURVEY else papers().get(id)
+    return Work(id, tuple(word for word in names if word), paper.title if paper else title, paper)
 
 
 def _ids(row: Mapping[str, Any]) -> list[str]:
     printed = str(row.get("printed_in") or "")
     from_survey = "survey database" in str(row["source"])
-    candidates = [row.get("paper"), row.get("doi_or_paper"), printed if printed else None]
+    own = row.get("doi_or_paper")
+    if "doi_or_paper" in row and not own:
+        own = of_datasets().get(str(row["id"]))
+    candidates = [row.get("paper"), own, printed if printed else None]
     if not printed and not from_survey and "survey" not in str(row["source"]):
         candidates.append(row["source"])
     found = [_identifier(str(word)) for word in candidates if word]
-    return list(dict.fromkeys(found))
+    known = papers()
+    return list(dict.fromkeys(known[id].ids[0] if id in known else id for id in found))
 
 
 def _title(source: str) -> dict[str, str]:

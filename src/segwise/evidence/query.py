@@ -103,6 +103,7 @@ _KINDS = {
     "metric": _Kind("figures", ("metric",), "is"),
     "reported_by": _Kind("figures", ("reported_by",), "words"),
 }
+_NAMES = "select id, name, full_name from datasets"
 _OWN = {"id": "model_id", "name": "model"}  # columns of `models` as they are called in `figures` and `costs`
 
 
@@ -147,12 +148,19 @@ def find(base: Base, name: str, value: str) -> str:
 
 def known_as(base: Base, name: str) -> str | None:
     """The id of the data set that a folder or a reader calls so, or None: "BTCV", "Task09_Spleen", "LiTS"."""
+    rows = base.rows(f"{_NAMES} order by id")
+    return next((str(row["id"]) for row in rows if _called(row, name)), None)
+
+
+def is_known_as(base: Base, id: str, name: str) -> bool:
+    """Whether a folder or a reader that says `name` may mean the data set with this id."""
+    return any(_called(row, name) for row in base.rows(f"{_NAMES} where id = ?", [id]))
+
+
+def _called(row: Mapping[str, Any], name: str) -> bool:
     asked = {_same(name), _same("msd-" + re.sub(r"^Task\d+_", "", name))}
-    for row in base.rows("select id, name, full_name from datasets order by id"):
-        words = (row["id"], row["name"], row["full_name"] or "", *row["name"].split("/"))
-        if asked & {_same(word) for word in words if word}:
-            return str(row["id"])
-    return None
+    words = (row["id"], row["name"], row["full_name"] or "", *row["name"].split("/"))
+    return bool(asked & {_same(word) for word in words if word})
 
 
 def _condition(base: Base, table: str, name: str, value: Any) -> Condition:

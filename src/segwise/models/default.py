@@ -35,6 +35,7 @@ CARD = ModelCard(
         ),
     ),
     training_sets=("Segwise synth (generated)",),
+    training_listed=True,
     training_note=(
         "research use; trained on generated volumes only (worlds of shapes and phantoms of body regions, generator 3): "
         "no patient's data. Made again by segwise train default (seed 0, 3,000 steps)"

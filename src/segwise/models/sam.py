@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from segwise.card import ModelCard, WeightFile
+from segwise.card import ModelCard, Variant, WeightFile
 from segwise.geometry import Array, Grid, Volume, bounds, regrid
 from segwise.lifts.grey import GreyFrame, margin_in
 from segwise.lifts.orthogonal import Orthogonal
@@ -98,18 +98,31 @@ CARD = ModelCard(
         ),
     ),
     training_sets=("SA-1B",),
-    training_note=(
-        "size=nano: weights of Segwise (Apache-2.0), trained on synthetic data only, slices of procedural worlds and "
-        "bodies (10,000 steps, seed 0); made again by segwise train sam-nano"
-    ),
     remarks={"size=nano": "nano, trained on synthetic data"},
+    variants={
+        "size=l": Variant(parameters_m=312.3),
+        "size=h": Variant(parameters_m=641.1),
+        "size=mobile": Variant(parameters_m=9.8),
+        "size=nano": Variant(
+            summary="Any object on single slices from points or a box; small, of our own, trained on synthetic data.",
+            training_sets=("Segwise synth (generated)",),
+            training_note=(
+                "weights of Segwise (Apache-2.0), trained on synthetic data only, slices of procedural worlds and "
+                "bodies (10,000 steps, seed 0); made again by segwise train sam-nano"
+            ),
+            training_listed=True,
+            parameters_m=1.02,
+            memory="0.6 GB with the program and a small scan",
+            seconds_hint=1.5,
+        ),
+    },
     parameters_m=93.7,
     memory="size=b 1 GB, l 1.9, mobile 0.5 (peaks measured on a CPU; h was not), and 4 MB for each encoded slice",
     input=(
         "slices in LPS (rows to P, columns to L), grey as three equal channels, longest side 1024 (antialiased "
         "bilinear), SAM's own mean and deviation, then zero padding; CT window -160..240 HU (level=, width=), MR "
-        "percentiles 0.5..99.5 of voxels > 0; quality is the predicted IoU, mean over slices. 93.7 M parameters are "
-        "size=b; l 312.3, h 641.1, mobile 9.8; nano 1.0, with a longest side of 128"
+        "percentiles 0.5..99.5 of voxels > 0; quality is the predicted IoU, mean over slices. size=nano: "
+        "longest side 128"
     ),
     deviations=(
         "SAM's authors define no grey levels for CT and MR: the window and percentiles are MedSAM's",

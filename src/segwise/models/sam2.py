@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from segwise.card import ModelCard, WeightFile
+from segwise.card import ModelCard, Variant, WeightFile
 from segwise.lifts.grey import margin_in
 from segwise.lifts.memory import Memory
 from segwise.lifts.orthogonal import Orthogonal
@@ -118,12 +118,25 @@ CARD = ModelCard(
         ),
     ),
     training_sets=("SA-1B", "SA-V"),
-    training_note=(
-        "beside SA-1B and SA-V films that its authors do not publish, none of them said to be medical; size=nano: "
-        "weights of Segwise (Apache-2.0), trained on synthetic data only, slices and clips of up to six slices of "
-        "procedural worlds and bodies (10,500 steps, seed 0); made again by segwise train sam2-nano"
-    ),
+    training_note="beside SA-1B and SA-V films that its authors do not publish, none of them said to be medical",
     remarks={"size=nano": "nano, trained on synthetic data"},
+    variants={
+        "size=small": Variant(parameters_m=46.1),
+        "size=base-plus": Variant(parameters_m=80.9),
+        "size=large": Variant(parameters_m=224.4),
+        "size=nano": Variant(
+            summary="An object through a volume from points or a box; small, of our own, trained on synthetic data.",
+            training_sets=("Segwise synth (generated)",),
+            training_note=(
+                "weights of Segwise (Apache-2.0), trained on synthetic data only, slices and clips of up to six slices "
+                "of procedural worlds and bodies (10,500 steps, seed 0); made again by segwise train sam2-nano"
+            ),
+            training_listed=True,
+            parameters_m=1.59,
+            memory="0.6 GB with the program and a small scan",
+            seconds_hint=3.0,
+        ),
+    },
     parameters_m=39.0,
     memory=(
         "size=tiny about 1.5 GB (large 3), 16 MB for each encoded slice, and with lift=memory 0.5 MB a target for each "
@@ -133,8 +146,7 @@ CARD = ModelCard(
         "slices in LPS (rows to P, columns to L), grey as three equal channels, stretched to 1024 x 1024 (lift=memory: "
         "8-bit bicubic as the video predictor; other lifts: antialiased bilinear as the image predictor), ImageNet "
         "mean and deviation; CT window -160..240 HU (level=, width=), MR percentiles 0.5..99.5 of voxels > 0; quality "
-        "is the predicted IoU, mean over slices. 39.0 M parameters are size=tiny; small 46.1, base-plus 80.9, large "
-        "224.4; nano 1.6, stretched to 192 x 192"
+        "is the predicted IoU, mean over slices. size=nano: stretched to 192 x 192"
     ),
     deviations=(
         "SAM 2's authors define no grey levels for CT and MR: the window and percentiles are MedSAM's",

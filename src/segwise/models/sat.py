@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from segwise import anatomy, weights
-from segwise.card import ModelCard, WeightFile
+from segwise.card import ModelCard, Variant, WeightFile
 from segwise.errors import NoSuchStructure, PromptError, SpecError, WeightsError
 from segwise.geometry import Array, Grid, Volume, bounds, regrid
 from segwise.lifts.spoken import Spoken, SpokenFrame
@@ -85,15 +85,10 @@ CARD = ModelCard(
     training_sets=("AMOS22", "BTCV", "CHAOS", "FLARE22", "KiTS", "LiTS", "MSD", "TotalSegmentator", "WORD"),
     training_note=(
         "22,186 scans of 72 public sets with 497 classes (the paper's count); only a part of their names is listed "
-        "here: treat any public CT or MR with labels as possibly seen. variant=phantom was trained by Segwise on "
-        "synthetic bodies only (segwise train sat-phantom: 4,500 steps, seed 0): no patient's data, and none of its "
-        "use on patients"
+        "here: treat any public CT or MR with labels as possibly seen"
     ),
     parameters_m=110.0,
-    memory=(
-        "about 12 GB for a window of 288x288x96 with nano, twice that with pro; smaller windows need less. phantom "
-        "(1.4 million parameters): 0.3 GB"
-    ),
+    memory="about 12 GB for a window of 288x288x96 with nano, twice that with pro; smaller windows need less",
     input=(
         "first channel, axes to R, A, S, 1 x 1 x 3 mm, cut to the box of what is > 0; CT clipped to -500..1000 HU, "
         "else to its 0.5 and 99.5 percentiles; less its mean, by its deviation; windows of 288x288x96 half a window "
@@ -119,6 +114,22 @@ CARD = ModelCard(
         "small sizes, words of its own (no language model) and the 12 names listed here; it refuses any other",
     ),
     remarks={"variant=phantom": "nano, trained on synthetic data"},
+    variants={
+        "variant=pro": Variant(parameters_m=447.0),
+        "variant=phantom": Variant(
+            summary="Twelve organs of the trunk by name, each with a presence score; small, trained on synthetic data.",
+            licence_weights="Apache-2.0, for research, not for patients",
+            training_sets=("Segwise synth (generated)",),
+            training_note=(
+                "weights of Segwise, trained on synthetic bodies only (segwise train sat-phantom: 4,500 steps, seed "
+                "0): no patient's data, and none of its use on patients"
+            ),
+            training_listed=True,
+            parameters_m=1.42,
+            memory="0.3 GB",
+            seconds_hint=1.0,
+        ),
+    },
     seconds_hint=1800.0,
 )  # fmt: skip
 ROWS = 288

@@ -69,7 +69,7 @@ def _examples(where: Sequence[str]) -> str:
 
 def models(gathered: Gathered, place: dict[str, int]) -> str:
     """What the models declare of themselves, and whether they may have seen these data."""
-    datasets = sorted({outcome.last.dataset for outcome in gathered.outcomes})
+    datasets = sorted(words.datasets_of(gathered.outcomes))
     rows = [_model_row(arms, datasets, place) for arms in _by_model(gathered.arms).values()]
     head = ["Model", "What it is", "Weights", "Licence of the weights", "Trained on these data?", "Peak memory"]
     return table(head, rows, name="Models", left=5)

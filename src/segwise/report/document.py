@@ -246,7 +246,7 @@ def _names(one: Ranked) -> str:
 def _warnings(gathered: Gathered) -> list[str]:
     found = [words.reference_note(gathered.outcomes)]
     found += words.doubts(gathered.arms)
-    datasets = {o.last.dataset for o in gathered.outcomes}
+    datasets = words.datasets_of(gathered.outcomes)
     seen = sorted(
         {e(arm.key[0]) for arm in gathered.arms if "<b>overlap" in words.leakage(arm.card, datasets, arm.people)}
     )

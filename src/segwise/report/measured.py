@@ -4,40 +4,96 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segwise.errors import RunError
+from segwise.errors import RunError, SpecError
+from segwise.evidence.base import Base
 from segwise.evidence.compare import Figure
+from segwise.evidence.query import is_known_as
 from segwise.evidence.schema import METRICS
 from segwise.records.run import Run
+from segwise.records.types import Record
 from segwise.report.gather import Arm, Gathered, Item, Outcome, gather
 from segwise.report.markup import listing
+
+
+@dataclass(frozen=True)
+class Named:
+    """A data set of the base, and what a run may call it.
+
+    Attributes:
+        base: an open one.
+        id: in the base.
+        called: further names, on the user's word.
+    """
+
+    base: Base
+    id: str
+    called: tuple[str, ...] = ()
+
+    def means(self, name: str) -> bool:
+        """Whether a run that says `name` means it."""
+        return name in self.called or is_known_as(self.base, self.id, name)
+
 
 FAMILIES = {"specialist": "task-specific"}  # our word for it, and the survey's
 
 
-def of_run(run_dir: Path | str, target: str, metric: str) -> list[Figure]:
-    """What each model and prompter of a run reached on a target.
+def of_run(run_dir: Path | str, dataset: Named, target: str, metric: str) -> list[Figure]:
+    """What each model and prompter of a run reached on a target in one data set; its other data sets do not count.
 
     Args:
         run_dir: folder of a run.
+        dataset: which of the run's data sets is meant.
         target: common name; "mean" for all targets together.
         metric: DSC, NSD, HD95 ...
 
     Raises:
-        RunError: not a run, nothing in it has finished, or it has no such score; says what it has.
+        RunError: not a run, nothing in it has finished, or nothing of this data set, or it has no such score; says what
+            it has.
     """
     run = Run.read(run_dir)
-    records, scores = run.records(), run.scores()
-    if not any(record.status == "done" for record in records):
+    records = run.records()
+    there = _there(records)
+    if not there:
         raise RunError(f"{run.path} holds no finished task, so there is nothing to compare; run it first (it resumes)")
-    gathered = gather(records, scores)
+    meant = [name for name in there if dataset.means(name)]
+    if not meant:
+        raise RunError(
+            f"{run.path} has scores of {', '.join(there[:8])}{' and others' if len(there) > 8 else ''}, and not of "
+            f"{dataset.id}; if one of these is {dataset.id} under a name of yours, say so: "
+            f'--called "{there[0]}"; without --run the published figures stand alone'
+        )
+    gathered = gather([record for record in records if record.dataset in meant], run.scores())
     found = figures(gathered, target, metric, reporter=f"run {run.path.name}")
     if not found:
-        done = sorted({o.last.target for o in gathered.outcomes if o.status == "done"})
-        has = f"it has {listing(gathered.measures)} of {', '.join(done[:12])}{' and others' if len(done) > 12 else ''}"
-        raise RunError(f"{run.path} has no {metric} of {target}; {has}")
-    return found
+        known = sorted({o.last.target for o in gathered.outcomes if o.status == "done"})
+        more = " and others" if len(known) > 12 else ""
+        has = f"it has {listing(gathered.measures)} of {', '.join(known[:12])}{more}"
+        raise RunError(f"{run.path} has no {metric} of {target} in {dataset.id}; {has}")
+    words = [f"{name} taken as {dataset.id} on your word" for name in meant if name in dataset.called]
+    words += [f"its {name} left out, another data set" for name in there if name not in meant]
+    return [replace(figure, source="; ".join([figure.source, *words])) for figure in found]
+
+
+def of_runs(run_dirs: Sequence[Path], dataset: Named, target: str, metric: str) -> list[Figure]:
+    """The same of several runs.
+
+    Raises:
+        RunError: see `of_run`.
+        SpecError: a further name of the data set stands in none of the runs.
+    """
+    there = {name for folder in run_dirs for name in _there(Run.read(folder).records())}
+    if lost := [name for name in dataset.called if name not in there]:
+        known = f"there are {', '.join(sorted(there))}" if there else "give a run, too: --run DIR"
+        raise SpecError(f'--called "{lost[0]}": no run has scores of a data set of this name; {known}')
+    return [figure for folder in run_dirs for figure in of_run(folder, dataset, target, metric)]
+
+
+def _there(records: Sequence[Record]) -> list[str]:
+    """Data sets that something was finished of."""
+    return sorted({record.dataset for record in records if record.status == "done"})
 
 
 def figures(gathered: Gathered, target: str, metric: str, *, reporter: str) -> list[Figure]:

@@ -7,7 +7,7 @@ set's own best arm is the price of having chosen elsewhere. The same is done wit
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,9 +213,9 @@ def _shift(gathered: Gathered, names: Sequence[str]) -> str:
     return said(text) + table(head, rows, name="Domain shift") if rows else ""
 
 
-def zero_shot(card: Mapping[str, Any], dataset: str, people: frozenset[str] = frozenset()) -> str:
-    """ "yes", "no" or "unknown": whether a model never saw a data set, as far as its card tells."""
-    told = words.leakage(card, [dataset], people)
+def zero_shot(card: Mapping[str, Any], datasets: Collection[str], people: frozenset[str] = frozenset()) -> str:
+    """ "yes", "no" or "unknown": whether a model never saw data sets, as far as its card tells."""
+    told = words.leakage(card, datasets, people)
     if "<b>overlap" in told or told.startswith("no overlap: trained on"):
         return "no"
     return "unknown" if told.startswith("unknown") else "yes"
@@ -223,8 +223,9 @@ def zero_shot(card: Mapping[str, Any], dataset: str, people: frozenset[str] = fr
 
 def _zero_shot(gathered: Gathered, names: Sequence[str]) -> str:
     rows = []
+    told = {name: words.datasets_of(o for o in gathered.outcomes if o.last.dataset == name) for name in names}
     for model, arm in {arm.key[0]: arm for arm in gathered.arms}.items():
-        cells = [f'<td class="w">{zero_shot(arm.card, name, arm.people)}</td>' for name in names]
+        cells = [f'<td class="w">{zero_shot(arm.card, told[name], arm.people)}</td>' for name in names]
         rows.append([e(model), *cells])
     text = "Zero-shot: whether the model never saw the data set, by the training sets on its card and nothing else."
     head = ["Model", *(f'<th scope="col" class="w">{e(name)}</th>' for name in names)]

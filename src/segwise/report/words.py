@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from segwise.records.types import Record
@@ -18,6 +18,8 @@ DOUBT_MEANS = {
     "random": "its scores mean nothing",
     "unknown": "no card names this file, so its scores say nothing of the published model",
 }
+SYNTH = "Segwise synth (generated)"  # what cards call our own generator among their training sets
+GENERATED = "the generator knows what it painted"  # a case's note that tells that it comes from there
 _BEST_SHOWN = 4
 _LISTED = 300  # letters of specs in a row that can still be read
 _FOLDED = 120  # letters of a note that stands in a narrow column
@@ -213,12 +215,22 @@ def quality_of(outcome: Outcome) -> str:
     return str(outcome.last.provenance.get("quality") or "unknown").lower()
 
 
-def leakage(card: Mapping[str, Any], datasets: Iterable[str], people: Iterable[str] = ()) -> str:
+def datasets_of(outcomes: Iterable[Outcome]) -> set[str]:
+    """Names of the data sets that were scored on, and that of our generator if some of their cases are its."""
+    return {name for o in outcomes for name in (o.last.dataset, *[SYNTH] * _generated(o))}
+
+
+def _generated(outcome: Outcome) -> bool:
+    notes = outcome.last.provenance.get("notes")
+    return isinstance(notes, list | tuple) and any(GENERATED in str(note) for note in notes)
+
+
+def leakage(card: Mapping[str, Any], datasets: Collection[str], people: Iterable[str] = ()) -> str:
     """Whether a model may have been trained on the data it was scored on: found, not found, or cannot be known.
 
     Args:
         card: of the model, as recorded.
-        datasets: names of the data sets that it was scored on.
+        datasets: names of the data sets that it was scored on, as `datasets_of` tells them.
         people: subjects that it was scored on: of a model folder it is known whom it was trained on.
     """
     trained = [str(name) for name in card.get("training_sets") or ()]
@@ -233,6 +245,10 @@ def leakage(card: Mapping[str, Any], datasets: Iterable[str], people: Iterable[s
         apart = f"trained on {count(len(taught), 'other subject')} of {e(own)}"
         apart = f"each of {n_folds} folds trained on other subjects of {e(own)}" if n_folds else apart
         return f"{elsewhere}; {apart}" if "<b>overlap" in elsewhere else f"no overlap: {apart}"
+    if SYNTH in trained and SYNTH in datasets:
+        rest = {**card, "training_sets": [name for name in trained if name != SYNTH]}
+        elsewhere = leakage(rest, datasets)
+        return elsewhere if "<b>overlap" in elsewhere else f"no overlap: trained on other data of {SYNTH}"
     weights = card.get("licence_weights") or trained or card.get("training_note")
     if not weights and card.get("family") == "floor":
         return "nothing was learned"
@@ -245,7 +261,8 @@ def leakage(card: Mapping[str, Any], datasets: Iterable[str], people: Iterable[s
     if len(said) > _FOLDED:
         note = details("What is known", f'<span class="small">{e(said)}</span>')
     if trained:
-        return f"{'unknown' if note else 'no overlap known'}: trained on {e(listing(trained))}{note}"
+        sure = not note or card.get("training_listed")
+        return f"{'no overlap known' if sure else 'unknown'}: trained on {e(listing(trained))}{note}"
     return f"unknown: training data not listed{note}"
 
 

@@ -62,6 +62,16 @@ class ModelFolder:
         return tuple(dict.fromkeys(filter(None, (self.dataset, own))))
 
     @property
+    def listed(self) -> bool:
+        """Whether `datasets` and generated persons are all that these tensors learned from, beside those of its model.
+
+        Not where a data set has no name, and not of what a teacher with weights of its own handed on.
+        """
+        before = self.data.get("pretrained")
+        named = (self.dataset or self.generated) and (not before or _mapping(before).get("dataset"))
+        return bool(named) and "checkpoint=" not in str(self.trained.get("teacher", ""))
+
+    @property
     def pretrained(self) -> str:
         """On whose scans its encoder was trained without labels, in words; "" if on nobody's."""
         said = _mapping(self.data.get("pretrained"))
