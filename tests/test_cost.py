@@ -45,7 +45,8 @@ def test_a_break_even_under_noise_has_an_interval_that_holds_it():
 
 def test_noise_cannot_decide():
     """Both often end below and are mended by hand: the difference of a case has no sure sign."""
-    run, site = pair(12, dsc=(0.8,), special=0.8, noise=0.2, seed=3), plain(training_cases=1, repair_minutes=10)
+    run = pair(12, dsc=(0.8,), special=0.8, noise=0.2, seed=3)
+    site = plain(training_cases=1, repair_minutes=10, hand_minutes=10)
     costs, found = _found(run, site)
     assert found.verdict == "cannot decide" and math.isnan(found.low) and np.ptp(costs[0].case) > 0
     headline, sentences, decided = cost_page.verdict(choice.duel(arms(run)), site)
@@ -53,7 +54,7 @@ def test_noise_cannot_decide():
 
 
 def test_noise_is_rarely_taken_for_a_break_even():
-    site, wrong = plain(training_cases=1, repair_minutes=10), 0
+    site, wrong = plain(training_cases=1, repair_minutes=10, hand_minutes=10), 0
     for seed in range(30):
         _, found = _found(pair(12, dsc=(0.8,), special=0.8, noise=0.2, seed=seed), site)
         wrong += found.verdict != "cannot decide"

@@ -38,7 +38,7 @@ def test_minutes_are_what_was_planted():
 
 def test_what_is_not_reached_is_mended():
     general, _ = arms(pair(6, dsc=(0.5, 0.87)))
-    found = expected(general, plain(repair_minutes=5), n=2)
+    found = expected(general, plain(repair_minutes=5, hand_minutes=5), n=2)
     assert found.reached[0.85].mean == 1 and found.reached[0.9].mean == 0
     assert found.to_level[0.9].mean == pytest.approx(found.to_level[0.85].mean + 5)
 

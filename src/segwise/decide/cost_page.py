@@ -12,6 +12,7 @@ from segwise.decide import ownership
 from segwise.decide.assumed import assumptions
 from segwise.decide.choice import Duel, duel
 from segwise.decide.measured import Measured, read
+from segwise.decide.mending import in_words
 from segwise.decide.ownership import BreakEven, Cost, Moved
 from segwise.decide.scenario import KINDS, Scenario
 from segwise.report import decision_figures as figures
@@ -47,7 +48,7 @@ def sections(arms: Sequence[Measured], pair: Duel | None, scenario: Scenario) ->
         ("sensitivity", "What every assumption does", _sensitivity(pair, arms, scenario)),
         ("parts", "What is paid for", _table([*every, ownership.by_hand(scenario)], arms, scenario)),
         ("assumed", "Assumptions", assumptions(scenario, [k for k, kind in KINDS.items() if kind.about != "queue"])),
-        ("how", "How this is computed", _method()),
+        ("how", "How this is computed", _method(scenario)),
     ]
 
 
@@ -192,6 +193,7 @@ def _table(ways: Sequence[Cost], arms: Sequence[Measured], scenario: Scenario) -
             e(way.label),
             number(dsc.get(way.label)),
             number(way.reached, 2),
+            number(way.anew, 2),
             number(way.minutes, 1),
             _money(way.fixed, scenario),
             _money(float(way.case.mean()), scenario, digits=2),
@@ -201,7 +203,8 @@ def _table(ways: Sequence[Cost], arms: Sequence[Measured], scenario: Scenario) -
         for way in ways
     ]
     head = ["Way", "Mean DSC<br><small>failures 0</small>", "Good enough<br><small>without the hand</small>"]
-    head += ["A person's<br>minutes a case", "Once", "A case", f"{scenario.horizon:,.0f} cases", "Subjects"]
+    head += ["Drawn anew<br><small>by hand</small>", "A person's<br>minutes a case", "Once", "A case"]
+    head += [f"{scenario.horizon:,.0f} cases", "Subjects"]
     parts = ("prompting", "looking", "waiting", "mending", "energy", "drawing")
     stacks = [figures.Stack(label=way.label, parts=[way.parts.get(part, 0.0) for part in parts]) for way in ways]
     svg = figures.stacks(stacks, parts, xlabel=f"cost of a case, {scenario.currency}", name="parts")
@@ -224,7 +227,7 @@ def _table(ways: Sequence[Cost], arms: Sequence[Measured], scenario: Scenario) -
     )
 
 
-def _method() -> str:
+def _method(scenario: Scenario) -> str:
     parts = [
         "<b>Measured</b> in the run: rounds, interactions, DSC after each round, seconds of reading, encoding and "
         "answering; a trained model's own training subjects and hours where its folder tells them. <b>Assumed</b>: "
@@ -233,6 +236,10 @@ def _method() -> str:
         "what stays below is mended by hand, what failed is drawn by hand. So all ways end at the same quality. A real "
         "reader has no reference and stops less exactly. Interactions are seconds by their kind; looking counts after "
         "each answer. What asks nothing of a person runs before the reader comes, so nobody waits for it.",
+        f"<b>Mending</b> costs what is wrong: {in_words(scenario)}. So a worse mask is never cheaper, and a model "
+        "without a usable mask costs more than the hand alone. Published is that minutes rise as DSC falls, and that "
+        "DSC tells them badly (Kiser et al., J Digit Imaging 2021;34:541: rank correlation −0.25, surface DSC −0.48); "
+        "the straight line and its three numbers are assumptions.",
         "<b>Break-even</b>: once paid plus cases times cost of a case, equal for both. The interval is over subjects "
         "(cases and targets of one person are averaged first; 4,000 draws of the subjects that both met). "
         "Decided where 97.5 % of the draws and the signed-rank test over subjects agree; fewer than six "

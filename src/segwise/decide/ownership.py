@@ -37,6 +37,7 @@ class Cost:
         parts: mean parts of it: "prompting", "looking", "mending", "waiting", "energy".
         minutes: a person's minutes a case, mean.
         reached: share of targets whose answers alone were good enough, mean over subjects.
+        anew: share of targets that were drawn anew by hand, mean over subjects.
     """
 
     label: str
@@ -46,6 +47,7 @@ class Cost:
     parts: Mapping[str, float]
     minutes: float
     reached: float
+    anew: float
 
     @property
     def fixed(self) -> float:
@@ -101,6 +103,7 @@ def cost(arm: Measured, scenario: Scenario) -> Cost:
         parts=parts,
         minutes=mean([s.person_s for s in spent]) * n_targets / 60,
         reached=mean([float(s.reached) for s in spent]),
+        anew=mean([float(s.anew) for s in spent]),
     )
 
 
@@ -116,6 +119,7 @@ def by_hand(scenario: Scenario) -> Cost:
         parts={"drawing": each},
         minutes=minutes,
         reached=math.nan,
+        anew=1.0,
     )
 
 

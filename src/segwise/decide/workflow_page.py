@@ -12,6 +12,7 @@ from segwise.decide import ownership
 from segwise.decide.assumed import assumptions
 from segwise.decide.effort import effort
 from segwise.decide.measured import Measured, by_person, read
+from segwise.decide.mending import in_words
 from segwise.decide.scenario import KINDS, Scenario
 from segwise.decide.shift import DEADLINES_S
 from segwise.decide.workflow import LEVELS, REPLICATIONS, Expected, Span, expected
@@ -198,8 +199,8 @@ def _method(scenario: Scenario) -> str:
         f"<b>Simulation</b>: {REPLICATIONS} shifts for every way and every wanted DSC, event by event; every shift "
         "draws its subjects anew from those of the run, cases from these, and structures from each.",
         "<b>The reader</b> takes the case that waits longest; marks, waits, looks, judges the DSC with a normal error, "
-        "and is content or makes the next recorded correction; mends by hand where the recorded rounds end. Seconds "
-        "are log-normal around the assumed ones.",
+        "and is content or makes the next recorded correction; where the recorded rounds end, mends the last answer by "
+        f"hand or draws anew: {in_words(scenario)}. Seconds are log-normal around the assumed ones.",
         "<b>The machine</b> serves requests in order, each as long as was measured in the run, divided by the speed "
         "factor. What asks nothing of a person is answered on arrival; of the others "
         f"{scenario['ahead_share']:.0%} of reading and encoding is done then.",
