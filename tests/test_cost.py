@@ -230,3 +230,28 @@ def test_a_plan_with_an_unknown_scenario_is_refused_before_anything_runs(tmp_pat
     with pytest.raises(PlanError, match='no scenario "small-hospitl"'):
         api.run(SimpleNamespace(plan=Plan(name="p", scenario="small-hospitl")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def _crowd(n: int = 15):
+    """So many generalists that are better than the one specialist."""
+    runs = [
+        outcome(f"general(size={k})", "clicks(n=5)", case=f"c{i}", dsc=(0.9 - k / 100,))
+        for k in range(n)
+        for i in range(6)
+    ]
+    return join(*runs, *(outcome("special", "name", case=f"c{i}", dsc=(0.3,), n_interactions=0) for i in range(6)))
+
+
+def test_the_two_that_are_compared_are_never_cut_from_a_table(tmp_path):
+    run = folder(tmp_path / "run", _crowd())
+    text = cost_page.page(run, scenario.read("small-hospital"))
+    parts = text.split('id="parts"')[1].split('id="assumed"')[0]
+    assert "special · name" in parts and "general(size=10) · clicks(n=5)" in parts
+    assert "general(size=11)" not in parts
+    assert "4 of the 16 ways of this run are not shown: the last by mean DSC (the two that are compared are" in parts
+    named = cost_page.page(run, scenario.read("small-hospital"), generalist="general(size=14)")
+    assert "general(size=14) · clicks(n=5)" in named.split('id="parts"')[1] and "4 of the 16 ways" in named
+
+
+def test_nothing_is_said_of_cutting_where_nothing_was_cut(tmp_path):
+    assert "not shown" not in cost_page.page(folder(tmp_path / "run", pair(6)), plain())

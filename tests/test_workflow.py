@@ -99,6 +99,13 @@ def test_the_page(tmp_path):
         workflow_page.page(folder(tmp_path / "none", outcome(status="failed")), plain())
 
 
+def test_the_best_generalist_and_specialist_are_never_cut(tmp_path):
+    runs = [outcome(f"general(size={k})", case=f"c{i}", dsc=(0.95,)) for k in range(12) for i in range(6)]
+    runs += [outcome("special", "name", case=f"c{i}", dsc=(0.1,), n_interactions=0) for i in range(6)]
+    text = workflow_page.page(folder(tmp_path / "run", join(*runs)), plain(hand_minutes=5))
+    assert "special · name" in text and "3 of the 13 ways of this run are not shown: the last by a reader" in text
+
+
 def test_the_report_has_both_sections_where_the_plan_names_a_scenario(tmp_path):
     run = folder(tmp_path / "run", pair(6))
     assert for_report.sections(run) == []

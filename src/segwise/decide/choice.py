@@ -46,6 +46,35 @@ def duel(arms: Sequence[Measured], *, generalist: str = "", specialist: str = ""
     return Duel(generalist=one, specialist=other, n_targets=len(one.items))
 
 
+def kept(ordered: Sequence[Measured], pair: Duel | None, most: int) -> list[Measured]:
+    """The first of them, in their order, with the two of the duel, which are never cut.
+
+    Args:
+        ordered: arms in the order in which they are shown.
+        pair: who is compared; where they stand further down they take the places of the last.
+        most: how many are shown, at least the two.
+    """
+    compared = {pair.generalist.label, pair.specialist.label} if pair else set()
+    others = [arm.label for arm in ordered if arm.label not in compared]
+    labels = compared | set(others[: max(0, most - len(compared))])
+    return [arm for arm in ordered if arm.label in labels]
+
+
+def left_out(ordered: Sequence[Measured], shown: Sequence[Measured], *, by: str, always: str) -> str:
+    """A sentence of how many are not shown; "" if none.
+
+    Args:
+        ordered, shown: before and after `kept`.
+        by: what the order is by, in words.
+        always: who is never cut, in words; "" for nobody.
+    """
+    n = len(ordered) - len(shown)
+    if not n:
+        return ""
+    but = f" ({always} always shown)" if always else ""
+    return f"{n} of the {len(ordered)} ways of this run {'is' if n == 1 else 'are'} not shown: the last by {by}{but}."
+
+
 def named(arms: Sequence[Measured], wanted: str, kind: str) -> list[Measured]:
     """Arms by a model's spec, its bare name or an arm's label; all of a kind of `KINDS` for "".
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from segwise.decide import ownership
 from segwise.decide.assumed import assumptions
-from segwise.decide.choice import Duel, duel
+from segwise.decide.choice import Duel, duel, kept, left_out
 from segwise.decide.measured import Measured, read
 from segwise.decide.mending import in_words
 from segwise.decide.ownership import BreakEven, Cost, Moved
@@ -42,11 +42,13 @@ def page(run_dir: Path | str, scenario: Scenario, *, generalist: str = "", speci
 
 def sections(arms: Sequence[Measured], pair: Duel | None, scenario: Scenario) -> list[Section]:
     """The page's sections."""
-    every = [ownership.cost(arm, scenario) for arm in _best_first(arms)[:WAYS]]
+    shown = kept(_best_first(arms), pair, WAYS)
+    left = left_out(arms, shown, by="mean DSC", always="the two that are compared are" if pair else "")
+    ways = [*(ownership.cost(arm, scenario) for arm in shown), ownership.by_hand(scenario)]
     return [
         ("break-even", "From how many cases on", _break_even(pair, scenario)),
         ("sensitivity", "What every assumption does", _sensitivity(pair, arms, scenario)),
-        ("parts", "What is paid for", _table([*every, ownership.by_hand(scenario)], arms, scenario)),
+        ("parts", "What is paid for", _table(ways, arms, scenario, left)),
         ("assumed", "Assumptions", assumptions(scenario, [k for k, kind in KINDS.items() if kind.about != "queue"])),
         ("how", "How this is computed", _method(scenario)),
     ]
@@ -186,7 +188,7 @@ def _moved_row(one: Moved, scenario: Scenario) -> list[str]:
     return [key, f'<td class="w">{e(KINDS[one.key].meaning)}</td>', *cells]
 
 
-def _table(ways: Sequence[Cost], arms: Sequence[Measured], scenario: Scenario) -> str:
+def _table(ways: Sequence[Cost], arms: Sequence[Measured], scenario: Scenario, left: str) -> str:
     dsc = {arm.label: arm.mean for arm in arms}
     rows = [
         [
@@ -214,6 +216,8 @@ def _table(ways: Sequence[Cost], arms: Sequence[Measured], scenario: Scenario) -
         "Each way on all targets that it was asked for, which may differ from way to way: read a pair only where both "
         "were asked the same, as in the first figure."
     )
+    if left:
+        text += f" {left} Name others with <code>--generalist</code> and <code>--specialist</code>."
     return (
         note(text)
         + table(head, rows, name="Ways")

@@ -10,6 +10,7 @@ import numpy as np
 
 from segwise.decide import ownership
 from segwise.decide.assumed import assumptions
+from segwise.decide.choice import duel, kept, left_out, named
 from segwise.decide.effort import effort
 from segwise.decide.measured import Measured, by_person, read
 from segwise.decide.mending import in_words
@@ -38,10 +39,9 @@ def page(run_dir: Path | str, scenario: Scenario, *, models: Sequence[str] = ())
     Raises:
         RunError: not a run, or nothing was measured. SpecError: a model that is not in the run.
     """
-    from segwise.decide.choice import named
-
     arms, about = read(run_dir)
-    arms = _first([arm for model in models for arm in named(arms, model, "model")] if models else arms, scenario)
+    arms = [arm for model in dict.fromkeys(models) for arm in named(arms, model, "model")] if models else arms
+    arms = _fastest_first(arms, scenario)
     headline, sentences, decided = verdict(arms, scenario)
     title = f"Workflow · {(about.get('plan') or {}).get('name', 'run')} · {scenario.title}"
     header = f"<h1>{e(title)}</h1>" + shell.answer(headline, sentences, decided=decided, scope=scope(scenario))
@@ -49,11 +49,16 @@ def page(run_dir: Path | str, scenario: Scenario, *, models: Sequence[str] = ())
 
 
 def sections(arms: Sequence[Measured], scenario: Scenario) -> list[Section]:
-    """The page's sections."""
+    """The page's sections; arms in the order of minutes."""
+    pair = duel(arms)
+    shown = kept(arms, pair, ARMS)
+    always = "the best generalist and specialist on the same targets are" if pair else ""
+    left = left_out(arms, shown, by="a reader's minutes", always=always)
+    arms = shown
     ways = [expected(arm, scenario) for arm in arms] + [expected(None, scenario)]
     keys = [key for key, kind in KINDS.items() if kind.about in ("site", "reader", "queue") and key not in _HIDDEN]
     return [
-        ("minutes", "Minutes a case", _minutes(ways, arms, scenario)),
+        ("minutes", "Minutes a case", _minutes(ways, arms, scenario, left)),
         ("latency", "From a click to its mask", _latency(ways)),
         ("shift", "A shift", _shift(ways)),
         ("assumed", "Assumptions", assumptions(scenario, keys)),
@@ -63,7 +68,7 @@ def sections(arms: Sequence[Measured], scenario: Scenario) -> list[Section]:
 
 def section(arms: Sequence[Measured], scenario: Scenario) -> Section:
     """The same in one section of the report."""
-    arms = _first(arms, scenario)
+    arms = _fastest_first(arms, scenario)
     headline, sentences, _ = verdict(arms, scenario)
     inner = "".join(f"<h3>{title}</h3>{body}" for anchor, title, body in sections(arms, scenario) if anchor != "how")
     lead = f"<p><b>{headline}.</b> {' '.join(sentences)}</p><p class='small'>{scope(scenario)}</p>"
@@ -126,11 +131,11 @@ def _minutes_of(arm: Measured, scenario: Scenario) -> np.ndarray[tuple[int, ...]
     return np.asarray(by_person(arm.plays, spent)[1] * scenario["targets_per_case"] / 60)
 
 
-def _first(arms: Sequence[Measured], scenario: Scenario) -> list[Measured]:
-    return sorted(arms, key=lambda arm: (_minutes_of(arm, scenario).mean(), arm.label))[:ARMS]
+def _fastest_first(arms: Sequence[Measured], scenario: Scenario) -> list[Measured]:
+    return sorted(arms, key=lambda arm: (_minutes_of(arm, scenario).mean(), arm.label))
 
 
-def _minutes(ways: Sequence[Expected], arms: Sequence[Measured], scenario: Scenario) -> str:
+def _minutes(ways: Sequence[Expected], arms: Sequence[Measured], scenario: Scenario, left: str) -> str:
     accept = scenario["accept_dsc"]
     levels = sorted({accept, *LEVELS})
     head = ["Way"]
@@ -152,6 +157,8 @@ def _minutes(ways: Sequence[Expected], arms: Sequence[Measured], scenario: Scena
         "95 % of the simulated shifts lie (few subjects and chance together). A reader is content at a DSC that is "
         "judged with an error; a content reader may be wrong."
     )
+    if left:
+        text += f" {left} Ask for others with <code>-m MODEL</code>."
     return note(text) + table(head, rows, name="Minutes") + figure(svg, "Expected minutes without queues, by what.")
 
 
