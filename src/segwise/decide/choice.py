@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from segwise.decide.measured import Measured, shared
 from segwise.errors import SpecError
+from segwise.report.statistics import subjects_needed
 
 KINDS = {"specialist": ("specialist",), "generalist": ("generalist", "floor")}
 
@@ -46,17 +47,63 @@ def duel(arms: Sequence[Measured], *, generalist: str = "", specialist: str = ""
     return Duel(generalist=one, specialist=other, n_targets=len(one.items))
 
 
-def kept(ordered: Sequence[Measured], pair: Duel | None, most: int) -> list[Measured]:
-    """The first of them, in their order, with the two of the duel, which are never cut.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sides:
+    """Who is set against whom.
+
+    Attributes:
+        first: the generalist; None for drawing by hand, where there is no pair.
+        second: the specialist, or the way that is set against the hand.
+        n_targets: that both were asked for.
+        why: in words why there is no pair; "" where there is one.
+    """
+
+    first: Measured | None
+    second: Measured
+    n_targets: int
+    why: str
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """Of the two, without the hand."""
+        return frozenset(arm.label for arm in (self.first, self.second) if arm is not None)
+
+
+def sides(arms: Sequence[Measured], *, generalist: str = "", specialist: str = "") -> Sides:
+    """The pair of `duel`; where there is none, the way of the highest mean DSC against drawing by hand.
+
+    Of the ways without a pair those with subjects enough to decide come first, and only those that were named.
+
+    Raises:
+        SpecError: no arm of that name.
+    """
+    pair = duel(arms, generalist=generalist, specialist=specialist)
+    if pair:
+        return Sides(first=pair.generalist, second=pair.specialist, n_targets=pair.n_targets, why="")
+    wanted = {"specialist": specialist, "generalist": generalist}
+    own = {kind: named(arms, name, kind) for kind, name in wanted.items()}
+    asked = [arm for kind, name in wanted.items() if name for arm in own[kind]]
+    lacking = [kind for kind in wanted if not own[kind]]
+    why = (
+        f"This run has no {' and no '.join(lacking)} to compare (one with random or unknown weights does not count)."
+        if lacking
+        else "No specialist of this run was asked for a target that a generalist was asked for too."
+    )
+    needed = subjects_needed(1)
+    best = max(asked or arms, key=lambda arm: (len({play.person for play in arm.plays}) >= needed, arm.mean, arm.label))
+    return Sides(first=None, second=best, n_targets=len(best.items), why=why)
+
+
+def kept(ordered: Sequence[Measured], always: Collection[str], most: int) -> list[Measured]:
+    """The first of them, in their order, with those that are never cut.
 
     Args:
         ordered: arms in the order in which they are shown.
-        pair: who is compared; where they stand further down they take the places of the last.
-        most: how many are shown, at least the two.
+        always: labels of arms that are kept wherever they stand; they take the places of the last.
+        most: how many are shown, at least those.
     """
-    compared = {pair.generalist.label, pair.specialist.label} if pair else set()
-    others = [arm.label for arm in ordered if arm.label not in compared]
-    labels = compared | set(others[: max(0, most - len(compared))])
+    others = [arm.label for arm in ordered if arm.label not in always]
+    labels = {*always, *others[: max(0, most - len(always))]}
     return [arm for arm in ordered if arm.label in labels]
 
 
