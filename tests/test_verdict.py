@@ -55,6 +55,8 @@ def test_why_there_is_no_pair():
     assert sides(measured(*apart)).why.startswith("No specialist of this run was asked for a target that a generalist")
     both = sides(measured(*join(_only("general", 6), _only("special", 6))))
     assert both.why == "" and both.labels == {"general · clicks(n=5)", "special · name"}
+    named = sides(measured(*_only("general", 6)), generalist="general", specialist="general").why
+    assert named.startswith("Of the ways that were named no two") and "the one that was named is set" in named
     with pytest.raises(SpecError, match='--generalist "sam"'):
         sides(measured(*_only("general", 6)), generalist="sam")
 

@@ -55,7 +55,7 @@ class Sides:
         first: the generalist; None for drawing by hand, where there is no pair.
         second: the specialist, or the way that is set against the hand.
         n_targets: that both were asked for.
-        why: in words why there is no pair; "" where there is one.
+        why: in words why there is no pair and how the second was chosen; "" where there is one.
     """
 
     first: Measured | None
@@ -84,11 +84,14 @@ def sides(arms: Sequence[Measured], *, generalist: str = "", specialist: str = "
     own = {kind: named(arms, name, kind) for kind, name in wanted.items()}
     asked = [arm for kind, name in wanted.items() if name for arm in own[kind]]
     lacking = [kind for kind in wanted if not own[kind]]
-    why = (
-        f"This run has no {' and no '.join(lacking)} to compare (one with random or unknown weights does not count)."
-        if lacking
-        else "No specialist of this run was asked for a target that a generalist was asked for too."
-    )
+    if lacking:
+        why = f"This run has no {' and no '.join(lacking)} to compare (random or unknown weights do not count)"
+    elif asked:
+        why = "Of the ways that were named no two were asked for the same target"
+    else:
+        why = "No specialist of this run was asked for a target that a generalist was asked for too"
+    chosen = "the one that was named" if asked else "the way of the highest mean DSC"
+    why += f". So {chosen} is set against drawing by hand."
     needed = subjects_needed(1)
     best = max(asked or arms, key=lambda arm: (len({play.person for play in arm.plays}) >= needed, arm.mean, arm.label))
     return Sides(first=None, second=best, n_targets=len(best.items), why=why)

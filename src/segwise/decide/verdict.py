@@ -24,11 +24,7 @@ def verdict(two: Sides, scenario: Scenario) -> tuple[str, list[str], bool]:
     found = ownership.break_even(first, second, horizon=scenario.horizon)
     against = "" if two.first else ", against drawing by hand"
     headline, text = _words(found, first, second, scenario)
-    lead = (
-        [f"{two.why} So {_bold(second)}, the way of the highest mean DSC, is set against drawing by hand."]
-        if two.why
-        else []
-    )
+    lead = [two.why] if two.why else []
     return headline + against, [*lead, f"{text} {_totals(first, second, scenario)}"], found.verdict != "cannot decide"
 
 
@@ -78,7 +74,8 @@ def _undecided(found: BreakEven, first: Cost, second: Cost) -> str:
         why = f"among {n} subjects the cost of a case varies too much, or the curves do not cross for sure.{share}"
     gap, case = second.fixed - first.fixed, float(second.case.mean() - first.case.mean())
     if not math.isnan(found.at):
-        guess = f"by the means alone {_bold(second if case < 0 else first)} would be the cheaper one from about {found.at:,.0f} cases on"
+        ahead = second if case < 0 else first
+        guess = f"by the means alone {_bold(ahead)} would be the cheaper one from about {found.at:,.0f} cases on"
     elif gap == case == 0:
         guess = "the means are the same"
     else:

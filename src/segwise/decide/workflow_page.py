@@ -106,7 +106,7 @@ def _others(first: Measured, rivals: Sequence[Measured], arms: Sequence[Measured
     told = [_two("The next fastest", first, same[0], scenario) if same else "No other way had the same targets."]
     pair = duel(arms)
     if pair is None:
-        told.append("No specialist and generalist of this run had the same targets, so these are not compared.")
+        told.append("Among these ways no specialist and generalist had the same targets, so they are not compared.")
     elif not same or {pair.generalist.label, pair.specialist.label} != {first.label, same[0].label}:
         told.append(_two("Best generalist and specialist by DSC", pair.generalist, pair.specialist, scenario))
     return " ".join(told)
@@ -174,8 +174,8 @@ def _minutes(ways: Sequence[Expected], arms: Sequence[Measured], scenario: Scena
     text = (
         "A reader's minutes from opening a case to the last structure, mending by hand included; in brackets where "
         "95 % of the simulated shifts lie (few subjects and chance together). A reader is content at a DSC that is "
-        "judged with an error; a content reader may be wrong. The first column is the mean without chance and "
-        "misjudgement: read small differences there."
+        "judged with an error; a content reader may be wrong. The first column is the mean without queue, "
+        "chance and misjudgement, as in the answer above."
     )
     if left:
         text += f" {left} Ask for others with <code>-m MODEL</code>."
