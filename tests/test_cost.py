@@ -13,6 +13,7 @@ from report_fakes import join, outcome
 from segwise.cli import app as program
 from segwise.decide import choice, cost_page, ownership, scenario
 from segwise.decide.effort import effort
+from segwise.decide.verdict import verdict
 from segwise.errors import PlanError, RunError, SpecError
 
 
@@ -45,15 +46,16 @@ def test_a_break_even_under_noise_has_an_interval_that_holds_it():
 
 def test_noise_cannot_decide():
     """Both often end below and are mended by hand: the difference of a case has no sure sign."""
-    run, site = pair(12, dsc=(0.8,), special=0.8, noise=0.2, seed=3), plain(training_cases=1, repair_minutes=10)
+    run = pair(12, dsc=(0.8,), special=0.8, noise=0.2, seed=3)
+    site = plain(training_cases=1, repair_minutes=10, hand_minutes=10)
     costs, found = _found(run, site)
     assert found.verdict == "cannot decide" and math.isnan(found.low) and np.ptp(costs[0].case) > 0
-    headline, sentences, decided = cost_page.verdict(choice.duel(arms(run)), site)
+    headline, sentences, decided = verdict(choice.sides(arms(run)), site)
     assert "cannot decide" in headline and not decided and "varies too much" in sentences[0]
 
 
 def test_noise_is_rarely_taken_for_a_break_even():
-    site, wrong = plain(training_cases=1, repair_minutes=10), 0
+    site, wrong = plain(training_cases=1, repair_minutes=10, hand_minutes=10), 0
     for seed in range(30):
         _, found = _found(pair(12, dsc=(0.8,), special=0.8, noise=0.2, seed=seed), site)
         wrong += found.verdict != "cannot decide"
@@ -63,17 +65,14 @@ def test_noise_is_rarely_taken_for_a_break_even():
 def test_few_subjects_cannot_decide_however_clear():
     _, found = _found(pair(5), plain(training_cases=10))
     assert found.verdict == "cannot decide" and found.at == pytest.approx(60)
-    assert (
-        "5 subjects cannot decide it, 6"
-        in cost_page.verdict(choice.duel(arms(pair(5))), plain(training_cases=10))[1][0]
-    )
+    assert "5 subjects cannot decide it, 6" in verdict(choice.sides(arms(pair(5))), plain(training_cases=10))[1][0]
 
 
 def test_curves_that_do_not_cross_name_no_number():
     """Nothing is paid once and every click costs: the specialist is cheaper from the first case on."""
     _, found = _found(pair(12), plain())
     assert found.verdict == "second" and math.isnan(found.at)
-    headline, sentences, _ = cost_page.verdict(choice.duel(arms(pair(12))), plain())
+    headline, sentences, _ = verdict(choice.sides(arms(pair(12))), plain())
     assert headline == "No break-even: the curves do not cross" and "no number of cases can be named" in sentences[0]
 
 
@@ -214,12 +213,6 @@ def test_the_page_by_the_command(tmp_path, monkeypatch):
     assert not any(word in f" {text.text} " for word in (" nan ", " inf ", " None "))
 
 
-def test_a_run_with_generalists_only_is_compared_with_the_hand(tmp_path):
-    runs = [outcome("general", "clicks(n=5)", case=f"c{i}") for i in range(6)]
-    text = cost_page.page(folder(tmp_path / "run", join(*runs)), scenario.read("small-hospital"))
-    assert "No generalist and specialist to compare" in text and "against by hand" in text
-
-
 def test_a_plan_with_an_unknown_scenario_is_refused_before_anything_runs(tmp_path):
     from types import SimpleNamespace
 
@@ -229,3 +222,28 @@ def test_a_plan_with_an_unknown_scenario_is_refused_before_anything_runs(tmp_pat
     with pytest.raises(PlanError, match='no scenario "small-hospitl"'):
         api.run(SimpleNamespace(plan=Plan(name="p", scenario="small-hospitl")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def _crowd(n: int = 15):
+    """So many generalists that are better than the one specialist."""
+    runs = [
+        outcome(f"general(size={k})", "clicks(n=5)", case=f"c{i}", dsc=(0.9 - k / 100,))
+        for k in range(n)
+        for i in range(6)
+    ]
+    return join(*runs, *(outcome("special", "name", case=f"c{i}", dsc=(0.3,), n_interactions=0) for i in range(6)))
+
+
+def test_the_two_that_are_compared_are_never_cut_from_a_table(tmp_path):
+    run = folder(tmp_path / "run", _crowd())
+    text = cost_page.page(run, scenario.read("small-hospital"))
+    parts = text.split('id="parts"')[1].split('id="assumed"')[0]
+    assert "special · name" in parts and "general(size=10) · clicks(n=5)" in parts
+    assert "general(size=11)" not in parts
+    assert "4 of the 16 ways of this run are not shown: the last by mean DSC (what is compared is always" in parts
+    named = cost_page.page(run, scenario.read("small-hospital"), generalist="general(size=14)")
+    assert "general(size=14) · clicks(n=5)" in named.split('id="parts"')[1] and "4 of the 16 ways" in named
+
+
+def test_nothing_is_said_of_cutting_where_nothing_was_cut(tmp_path):
+    assert "not shown" not in cost_page.page(folder(tmp_path / "run", pair(6)), plain())

@@ -12,7 +12,7 @@ import pytest
 from decide_fakes import folder, pair
 from report_fakes import outcome, study
 from segwise.cli import app as program
-from segwise.decide import checklist, consent, facts, facts_page, reading, sample_size, sheet
+from segwise.decide import checklist, consent, facts, facts_page, reading, sample_size, shares, sheet
 from segwise.decide.facts_page import completed, untested
 from segwise.errors import FileError, RunError, SpecError
 from segwise.records.types import Score
@@ -42,6 +42,47 @@ def test_facts_by_hand(tmp_path):
     assert "last round of 3 targets of 2 subjects" in found["mean"].source and found["licence_weights"].source == (
         "card: licence_weights"
     )
+
+
+def test_facts_and_sheet_tell_one_bound(tmp_path):
+    """None of four people was poor: up to 1 - 0.025^(1/4) = 60.2 % may be; in the checklist as in the sheet."""
+    from report_fakes import join
+
+    runs = join(*(outcome(case=f"c{i}", target="tumor", dsc=(0.9,)) for i in range(4)))
+    known = completed(facts.read(folder(tmp_path / "run", runs), "general"))
+    found = known.facts
+    assert (found["poor"].text, found["poor_interval"].text) == ("0%", "0% to 61%")
+    assert found["poor_high"].value == pytest.approx(1 - 0.025 ** (1 / 4)) and found["poor_most"].text == "61 of 100"
+    assert found["poor_most"].source == found["poor_interval"].source and "Clopper-Pearson" in found["poor_most"].source
+    assert (found["usable"].text, found["usable_interval"].text) == ("100%", "39% to 100%")
+    assert "poor_interval: " in checklist.checklist(found) and "0% to 0%" not in checklist.checklist(found)
+    page = facts_page.page(tmp_path / "run", "general")
+    assert "[0%, 61%]" in page and "[0%, 0%]" not in page and "0% to 0%" not in page
+
+
+def test_the_sheet_counts_what_it_says(tmp_path):
+    """One structure in four people is one kind, not four body parts; one person is no people."""
+    from report_fakes import join
+
+    four = join(*(outcome(case=f"c{i}", target="tumor", dsc=(0.9,)) for i in range(4)))
+    said = sheet.plain(facts.read(folder(tmp_path / "four", four), "general").facts)
+    assert "We tried it on 1 kind of organ or lump in scans of 4 people. We looked at 4 outlines." in said
+    two = join(*(outcome(target=name, dsc=(0.9,)) for name in ("liver", "spleen")))
+    said = sheet.plain(facts.read(folder(tmp_path / "two", two), "general").facts)
+    assert "We tried it on 2 kinds of organ or lump in scans of 1 person. We looked at 2 outlines." in said
+
+
+def test_the_exact_interval_is_that_of_clopper_and_pearson():
+    """By its definition: each end is where what was seen, or worse, has a chance of 2.5 %."""
+    from scipy.stats import binom
+
+    for n in (1, 4, 12, 40):
+        for k in range(n + 1):
+            low, high = shares.exact_interval(k / n, n)
+            assert k == 0 or binom.sf(k - 1, n, low) == pytest.approx(0.025)
+            assert k == n or binom.cdf(k, n, high) == pytest.approx(0.025)
+            assert (low == 0) == (k == 0) and (high == 1) == (k == n)
+    assert shares.percents(0.398, 0.602) == (39, 61) and shares.percents(0.0, 0.25) == (0, 25)
 
 
 def test_one_subject_has_no_interval(tmp_path):

@@ -10,6 +10,9 @@ import pytest
 from report_fakes import join, outcome
 from segwise import anatomy
 from segwise.case import Target
+from segwise.decide import scenario
+from segwise.decide.effort import effort
+from segwise.decide.measured import measured
 from segwise.geometry import Grid
 from segwise.prompters import reworded
 from segwise.report import human_time, naming, page
@@ -41,9 +44,20 @@ def test_a_person_spends_what_the_studies_say():
     assert human_time.person_seconds("name", 0) == pytest.approx(3.0)
     assert human_time.person_seconds("box3d", 1) == pytest.approx(7.0)
     assert human_time.person_seconds("box2d", 14) == pytest.approx(98.0)
-    assert human_time.person_seconds("points(n=3)", 3) == pytest.approx(7.2)
-    assert human_time.person_seconds("box-points(n=3)", 4) == pytest.approx(7.0 + 3 * 2.4)
+    assert human_time.person_seconds("points(n=3)", 3) == pytest.approx(12.0)
+    assert human_time.person_seconds("box-points(n=3)", 4) == pytest.approx(7.0 + 3 * 4.0)
     assert human_time.person_seconds("box3d+name", 1) == pytest.approx(10.0)
+
+
+def test_report_and_cost_count_the_same_seconds():
+    """One set of seconds: those of the scenario small-hospital."""
+    site = scenario.read("small-hospital")
+    told = (human_time.CLICK_S, human_time.BOX_S, human_time.STROKE_S)
+    assert told == tuple(site[key] for key in ("click_s", "box_s", "stroke_s"))
+    general = outcome("general", "box-points(n=3)", n_interactions=4, dsc=(0.3,))
+    arm = measured(*general)[0]
+    spent = effort(arm.plays[0], arm, site).marks_s
+    assert spent == human_time.person_seconds("box-points(n=3)", 4) == 19
 
 
 def test_where_words_are_worth_their_loss():

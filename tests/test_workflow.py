@@ -9,6 +9,7 @@ import pytest
 from decide_fakes import arms, folder, pair, plain
 from report_fakes import join, outcome
 from segwise.decide import for_report, workflow_page
+from segwise.decide.measured import measured
 from segwise.decide.shift import simulate
 from segwise.decide.workflow import expected
 from segwise.errors import RunError, SpecError
@@ -38,7 +39,7 @@ def test_minutes_are_what_was_planted():
 
 def test_what_is_not_reached_is_mended():
     general, _ = arms(pair(6, dsc=(0.5, 0.87)))
-    found = expected(general, plain(repair_minutes=5), n=2)
+    found = expected(general, plain(repair_minutes=5, hand_minutes=5), n=2)
     assert found.reached[0.85].mean == 1 and found.reached[0.9].mean == 0
     assert found.to_level[0.9].mean == pytest.approx(found.to_level[0.85].mean + 5)
 
@@ -46,8 +47,6 @@ def test_what_is_not_reached_is_mended():
 def test_under_a_deadline_the_last_answer_in_time_counts_and_never_the_best():
     """The first round takes 1 s with its encoding, later ones 0.2 s: at 0.3 s nothing came in time."""
     rounds = join(*(outcome("general", "clicks(n=5)", case=f"c{i}", dsc=(0.6, 0.4), seconds=1.0) for i in range(6)))
-    from segwise.decide.measured import measured
-
     arm = measured(*rounds)[0]
     ahead = expected(arm, plain(ahead_share=1, arrivals_per_hour=2, readers=9, machines=9), n=2)
     none = expected(arm, plain(ahead_share=0, arrivals_per_hour=2), n=2)
@@ -97,6 +96,34 @@ def test_the_page(tmp_path):
     assert "cannot decide whether a model saves time" in workflow_page.page(few, plain(hand_minutes=5))
     with pytest.raises(RunError, match="no finished task"):
         workflow_page.page(folder(tmp_path / "none", outcome(status="failed")), plain())
+
+
+def test_the_best_generalist_and_specialist_are_never_cut(tmp_path):
+    runs = [outcome(f"general(size={k})", case=f"c{i}", dsc=(0.95,)) for k in range(12) for i in range(6)]
+    runs += [outcome("special", "name", case=f"c{i}", dsc=(0.1,), n_interactions=0) for i in range(6)]
+    text = workflow_page.page(folder(tmp_path / "run", join(*runs)), plain(hand_minutes=5))
+    assert "special · name" in text and "3 of the 13 ways of this run are not shown: the last by a reader" in text
+
+
+def test_a_run_with_one_way_says_so_and_what_is_not_decided(tmp_path):
+    few = join(*(outcome("general", case=f"c{i}", dsc=(0.9,), seconds=0) for i in range(3)))
+    text = workflow_page.page(folder(tmp_path / "few", few), plain(hand_minutes=5, arrivals_per_hour=1))
+    assert "Not decided is whether that saves time: 3 subjects cannot decide it, 6 would be the fewest." in text
+    assert "It is the only way of this run" in text and "1 case an hour for 8 hours, 1 structure a case" in text
+
+
+def test_generalist_and_specialist_are_told_where_others_are_faster(tmp_path):
+    runs = [outcome("floor", case=f"c{i}", dsc=(0.95,), n_interactions=0, seconds=0) for i in range(6)]
+    runs += [outcome("floor(b=1)", "name", case=f"c{i}", dsc=(0.95,), n_interactions=0, seconds=0) for i in range(6)]
+    runs += [outcome("general", case=f"c{i}", dsc=(0.9,), seconds=0) for i in range(6)]
+    runs += [outcome("special", "name", case=f"c{i}", dsc=(0.1,), n_interactions=0, seconds=0) for i in range(6)]
+    site = plain(hand_minutes=5, box_s=6, redo_below=0.5)
+    headline, sentences, decided = workflow_page.verdict(
+        workflow_page.fastest_first(measured(*join(*runs)), site), site
+    )
+    assert decided and headline == "floor · box2d saves 5.0 minutes a case"
+    said = "on 6 targets that both were asked for, 0.1 minutes of <b>general · box2d</b> against 5.0 of <b>special"
+    assert "Best generalist and specialist by DSC: " in sentences[-1] and said in sentences[-1]
 
 
 def test_the_report_has_both_sections_where_the_plan_names_a_scenario(tmp_path):

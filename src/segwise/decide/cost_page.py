@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,16 +9,17 @@ import numpy as np
 
 from segwise.decide import ownership
 from segwise.decide.assumed import assumptions
-from segwise.decide.choice import Duel, duel
+from segwise.decide.choice import Sides, kept, left_out, sides
 from segwise.decide.measured import Measured, read
-from segwise.decide.ownership import BreakEven, Cost, Moved
+from segwise.decide.mending import in_words
+from segwise.decide.ownership import Cost, Moved
 from segwise.decide.scenario import KINDS, Scenario
+from segwise.decide.verdict import costs, money, verdict, when
 from segwise.report import decision_figures as figures
 from segwise.report import shell
 from segwise.report.document import Section
 from segwise.report.figures import Series
 from segwise.report.markup import DASH, count, e, figure, note, number, table
-from segwise.report.statistics import subjects_needed
 
 SHOWN = 14  # bars of the sensitivity
 WAYS = 12  # in a table or figure
@@ -32,80 +32,34 @@ def page(run_dir: Path | str, scenario: Scenario, *, generalist: str = "", speci
         RunError: not a run, or nothing was measured. SpecError: a model that is not in the run.
     """
     arms, about = read(run_dir)
-    pair = duel(arms, generalist=generalist, specialist=specialist)
-    headline, sentences, decided = verdict(pair, scenario)
+    two = sides(arms, generalist=generalist, specialist=specialist)
+    headline, sentences, decided = verdict(two, scenario)
     title = f"Cost · {(about.get('plan') or {}).get('name', 'run')} · {scenario.title}"
     header = f"<h1>{e(title)}</h1>" + shell.answer(headline, sentences, decided=decided, scope=scope(scenario))
-    return shell.whole(title, header, sections(arms, pair, scenario))
+    return shell.whole(title, header, sections(arms, two, scenario))
 
 
-def sections(arms: Sequence[Measured], pair: Duel | None, scenario: Scenario) -> list[Section]:
+def sections(arms: Sequence[Measured], two: Sides, scenario: Scenario) -> list[Section]:
     """The page's sections."""
-    every = [ownership.cost(arm, scenario) for arm in _best_first(arms)[:WAYS]]
+    shown = kept(_best_first(arms), two.labels, WAYS)
+    left = left_out(arms, shown, by="mean DSC", always="what is compared is")
+    ways = [*(ownership.cost(arm, scenario) for arm in shown), ownership.by_hand(scenario)]
     return [
-        ("break-even", "From how many cases on", _break_even(pair, scenario)),
-        ("sensitivity", "What every assumption does", _sensitivity(pair, arms, scenario)),
-        ("parts", "What is paid for", _table([*every, ownership.by_hand(scenario)], arms, scenario)),
+        ("break-even", "From how many cases on", _break_even(two, scenario)),
+        ("sensitivity", "What every assumption does", _sensitivity(two, scenario)),
+        ("parts", "What is paid for", _table(ways, arms, scenario, left)),
         ("assumed", "Assumptions", assumptions(scenario, [k for k, kind in KINDS.items() if kind.about != "queue"])),
-        ("how", "How this is computed", _method()),
+        ("how", "How this is computed", _method(scenario)),
     ]
 
 
 def section(arms: Sequence[Measured], scenario: Scenario) -> Section:
     """The same in one section of the report."""
-    pair = duel(arms)
-    headline, sentences, _ = verdict(pair, scenario)
-    inner = "".join(
-        f"<h3>{title}</h3>{body}" for anchor, title, body in sections(arms, pair, scenario) if anchor != "how" and body
-    )
+    two = sides(arms)
+    headline, sentences, _ = verdict(two, scenario)
+    inner = "".join(f"<h3>{title}</h3>{body}" for key, title, body in sections(arms, two, scenario) if key != "how")
     lead = f"<p><b>{headline}.</b> {' '.join(sentences)}</p><p class='small'>{scope(scenario)}</p>"
     return "ownership", "Cost of ownership", lead + inner
-
-
-def verdict(pair: Duel | None, scenario: Scenario) -> tuple[str, list[str], bool]:
-    """(headline, sentences, whether it is decided); HTML."""
-    if pair is None:
-        text = (
-            "No specialist of this run was asked for a target that a generalist was asked for too, so there is no pair "
-            "to compare. Each way is compared with drawing by hand below."
-        )
-        return "No generalist and specialist to compare", [text], False
-    first, second = (ownership.cost(arm, scenario) for arm in (pair.generalist, pair.specialist))
-    found = ownership.break_even(first, second, horizon=scenario.horizon)
-    g, s = f"<b>{e(first.label)}</b>", f"<b>{e(second.label)}</b>"
-    money = f"{_money(first.total(scenario.horizon), scenario)} and {_money(second.total(scenario.horizon), scenario)}"
-    totals = f"Over {scenario.horizon:,.0f} cases they cost {money}."
-    return (*_words(found, g, s, totals, first, second, scenario), found.verdict != "cannot decide")
-
-
-def _words(
-    found: BreakEven, g: str, s: str, totals: str, first: Cost, second: Cost, scenario: Scenario
-) -> tuple[str, list[str]]:
-    n = min(len(first.persons), len(second.persons))
-    if found.verdict in ("crosses", "crosses back"):
-        cheaper = s if found.verdict == "crosses" else g
-        where = "within" if found.high <= scenario.horizon else "beyond" if found.low > scenario.horizon else "about"
-        text = (
-            f"{cheaper} is the cheaper one from about <b>{found.at:,.0f} cases</b> on (95 % {found.low:,.0f} to "
-            f"{found.high:,.0f}, over {count(n, 'subject')}); that is {where} the {scenario.horizon:,.0f} planned. "
-            f"{totals}"
-        )
-        return f"Break-even at about {found.at:,.0f} cases", [text]
-    if found.verdict in ("first", "second"):
-        cheaper, other = (g, s) if found.verdict == "first" else (s, g)
-        text = (
-            f"The curves do not cross, so no number of cases can be named: {cheaper} is cheaper than {other} from the "
-            f"first case on, in 97.5 % of the draws of the subjects or more. {totals}"
-        )
-        return "No break-even: the curves do not cross", [text]
-    needed = subjects_needed(1)
-    if n < needed:
-        why = f"{count(n, 'subject')} cannot decide it, {needed} would be the fewest."
-    else:
-        share = f" The second is cheaper over the planned cases in {found.within:.0%} of the draws."
-        why = f"Among {n} subjects the cost of a case varies too much, or the curves do not cross for sure.{share}"
-    guess = "the means do not cross" if math.isnan(found.at) else f"the means cross at about {found.at:,.0f} cases"
-    return "The data cannot decide a break-even", [f"{g} or {s}: {why} For what it is worth, {guess}. {totals}"]
 
 
 def scope(scenario: Scenario) -> str:
@@ -117,22 +71,27 @@ def scope(scenario: Scenario) -> str:
     )
 
 
-def _break_even(pair: Duel | None, scenario: Scenario) -> str:
-    if pair is None:
-        return ""
-    ways = [ownership.cost(pair.generalist, scenario), ownership.cost(pair.specialist, scenario)]
-    ways.append(ownership.by_hand(scenario))
+def _break_even(two: Sides, scenario: Scenario) -> str:
+    ways = list(costs(two, scenario))
     found = ownership.break_even(ways[0], ways[1], horizon=scenario.horizon)
+    if two.first:
+        ways.append(ownership.by_hand(scenario))
     most = max(1.3 * scenario.horizon, 1.3 * found.at if found.at < 5 * scenario.horizon else 0.0)
     x = np.linspace(0, most, 40)
     series = [_line(way, i, x) for i, way in enumerate(ways)]
-    marks = [found.at] if 0 < found.at < most else []
+    crossed = 0 < found.at < most
     svg = figures.against_cases(
-        series, currency=scenario.currency, horizon=scenario.horizon, marks=marks, name="ownership"
+        series,
+        currency=scenario.currency,
+        horizon=scenario.horizon,
+        marks=[found.at] if crossed else [],
+        name="ownership",
     )
+    asked = "that both were" if two.first else "that it was"
+    cross = "Dashed: where the means cross." if crossed else "The means of the two do not cross here."
     caption = (
-        f"All costs so far on the {count(pair.n_targets, 'target')} that both were asked for; bands: bootstrap over "
-        f"{count(len(ways[0].persons), 'subject')}. Dashed: where the means cross."
+        f"All costs so far on the {count(two.n_targets, 'target')} {asked} asked for; bands: bootstrap over "
+        f"{count(len(ways[1].persons), 'subject')}. {cross}"
     )
     return figure(svg, caption)
 
@@ -147,12 +106,9 @@ def _line(way: Cost, index: int, x: np.ndarray[tuple[int, ...], np.dtype[np.floa
     return Series(way.label, index, x.tolist(), y.tolist(), low.tolist(), high.tolist())
 
 
-def _sensitivity(pair: Duel | None, arms: Sequence[Measured], scenario: Scenario) -> str:
-    first = pair.generalist if pair else None
-    second = pair.specialist if pair else _best_first(arms)[0]
-    a = ownership.cost(first, scenario) if first else ownership.by_hand(scenario)
-    b = ownership.cost(second, scenario)
-    moved = ownership.sensitivity(first, second, scenario)
+def _sensitivity(two: Sides, scenario: Scenario) -> str:
+    a, b = costs(two, scenario)
+    moved = ownership.sensitivity(two.first, two.second, scenario)
     moving = [one for one in moved if one.swing > 0]
     middle = a.total(scenario.horizon) - b.total(scenario.horizon)
     bars = [
@@ -165,52 +121,63 @@ def _sensitivity(pair: Duel | None, arms: Sequence[Measured], scenario: Scenario
         "One assumption at a time at the low and the high end of its range, the others as assumed; below 0 the second "
         f"way is dearer. The {min(SHOWN, len(moving))} that matter most; all of them stand in the table."
     )
-    turning = [one.key for one in moved if one.turns]
-    text = (
-        f"Which way is cheaper hangs on: <b>{e(', '.join(turning))}</b>. Find these out before you decide."
-        if turning
-        else "Within its range no single assumption turns the order; several together may."
-    )
     rows = [_moved_row(one, scenario) for one in moved]
     head = ["Assumption", '<th scope="col" class="w">Meaning</th>', "Low", "High", "Saved at low", "Saved at high"]
-    head += ["Break-even at low", "Break-even at high"]
+    head += ["Second is cheaper<br><small>at low, cases</small>", "Second is cheaper<br><small>at high, cases</small>"]
     whole = table(head, rows, name="Sensitivity", left=2).replace('class="scroll"', 'class="scroll tall"', 1)
-    return note(text) + figure(svg, caption) + whole
+    return note(_hangs(moved, a, b)) + figure(svg, caption) + whole
+
+
+def _hangs(moved: Sequence[Moved], first: Cost, second: Cost) -> str:
+    """What the order hangs on; HTML."""
+    who = f"First: <b>{e(first.label)}</b>, second: <b>{e(second.label)}</b>, by their means."
+    turning = [one.key for one in moved if one.turns]
+    ends = {when(one, end) for one in moved for end in (0, 1)}
+    if turning:
+        return f"{who} Which way is cheaper hangs on: <b>{e(', '.join(turning))}</b>. Find these out before you decide."
+    text = f"{who} Within its range no single assumption turns the order over the planned cases; several together may."
+    if ends <= {"always", "never", "same"}:
+        ahead = first if "never" in ends else second
+        text += f" None leads to a break-even either: <b>{e(ahead.label)}</b> is cheaper from the first case on."
+    return text
 
 
 def _moved_row(one: Moved, scenario: Scenario) -> list[str]:
-    cells = [f"{one.low:g}", f"{one.high:g}", *(_money(v, scenario) for v in one.saved)]
-    cells += [DASH if math.isnan(at) else f"{at:,.0f}" for at in one.at]
+    cells = [f"{one.low:g}", f"{one.high:g}", *(money(v, scenario) for v in one.saved), when(one, 0), when(one, 1)]
     key = f"<b>{e(one.key)}</b>" if one.turns else e(one.key)
     return [key, f'<td class="w">{e(KINDS[one.key].meaning)}</td>', *cells]
 
 
-def _table(ways: Sequence[Cost], arms: Sequence[Measured], scenario: Scenario) -> str:
+def _table(ways: Sequence[Cost], arms: Sequence[Measured], scenario: Scenario, left: str) -> str:
     dsc = {arm.label: arm.mean for arm in arms}
     rows = [
         [
             e(way.label),
             number(dsc.get(way.label)),
             number(way.reached, 2),
+            number(way.anew, 2),
             number(way.minutes, 1),
-            _money(way.fixed, scenario),
-            _money(float(way.case.mean()), scenario, digits=2),
-            _money(way.total(scenario.horizon), scenario),
+            money(way.fixed, scenario),
+            money(float(way.case.mean()), scenario, digits=2),
+            money(way.total(scenario.horizon), scenario),
             str(len(way.persons)) if way.persons else DASH,
         ]
         for way in ways
     ]
     head = ["Way", "Mean DSC<br><small>failures 0</small>", "Good enough<br><small>without the hand</small>"]
-    head += ["A person's<br>minutes a case", "Once", "A case", f"{scenario.horizon:,.0f} cases", "Subjects"]
+    head += ["Drawn anew<br><small>by hand</small>", "A person's<br>minutes a case", "Once", "A case"]
+    head += [f"{scenario.horizon:,.0f} cases", "Subjects"]
     parts = ("prompting", "looking", "waiting", "mending", "energy", "drawing")
     stacks = [figures.Stack(label=way.label, parts=[way.parts.get(part, 0.0) for part in parts]) for way in ways]
     svg = figures.stacks(stacks, parts, xlabel=f"cost of a case, {scenario.currency}", name="parts")
     once = sorted({part for way in ways for part in way.once})
-    paid = [[e(w.label), *(_money(w.once.get(part, 0.0), scenario) for part in once)] for w in ways if w.once]
+    paid = [[e(w.label), *(money(w.once.get(part, 0.0), scenario) for part in once)] for w in ways if w.once]
     text = (
         "Each way on all targets that it was asked for, which may differ from way to way: read a pair only where both "
         "were asked the same, as in the first figure."
     )
+    if left:
+        text += f" {left} Name others with <code>--generalist</code> and <code>--specialist</code>."
     return (
         note(text)
         + table(head, rows, name="Ways")
@@ -224,7 +191,7 @@ def _table(ways: Sequence[Cost], arms: Sequence[Measured], scenario: Scenario) -
     )
 
 
-def _method() -> str:
+def _method(scenario: Scenario) -> str:
     parts = [
         "<b>Measured</b> in the run: rounds, interactions, DSC after each round, seconds of reading, encoding and "
         "answering; a trained model's own training subjects and hours where its folder tells them. <b>Assumed</b>: "
@@ -233,6 +200,10 @@ def _method() -> str:
         "what stays below is mended by hand, what failed is drawn by hand. So all ways end at the same quality. A real "
         "reader has no reference and stops less exactly. Interactions are seconds by their kind; looking counts after "
         "each answer. What asks nothing of a person runs before the reader comes, so nobody waits for it.",
+        f"<b>Mending</b> costs what is wrong: {in_words(scenario)}. So a worse mask is never cheaper, and a model "
+        "without a usable mask costs more than the hand alone. Published is that minutes rise as DSC falls, and that "
+        "DSC tells them badly (Kiser et al., J Digit Imaging 2021;34:541: rank correlation −0.25, surface DSC −0.48); "
+        "the straight line and its three numbers are assumptions.",
         "<b>Break-even</b>: once paid plus cases times cost of a case, equal for both. The interval is over subjects "
         "(cases and targets of one person are averaged first; 4,000 draws of the subjects that both met). "
         "Decided where 97.5 % of the draws and the signed-rank test over subjects agree; fewer than six "
@@ -244,7 +215,3 @@ def _method() -> str:
 
 def _best_first(arms: Sequence[Measured]) -> list[Measured]:
     return sorted(arms, key=lambda arm: (-arm.mean, arm.label))
-
-
-def _money(value: float, scenario: Scenario, *, digits: int = 0) -> str:
-    return f"{value:,.{digits}f}&nbsp;{e(scenario.currency)}".replace("-", "−")

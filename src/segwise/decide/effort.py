@@ -2,8 +2,10 @@
 
 The reader's model, the same for cost and workflow: marks the target, waits for the answer, looks, and stops at the
 first round whose DSC is good enough; otherwise makes the next recorded correction. Where the recorded rounds end
-below, the rest is mended by hand; where nothing came at all, the target is drawn by hand. A real reader has no
-reference: that the stop is known exactly is an idealisation (the workflow adds an error of judgement).
+below, the last answer is mended by hand, the longer the worse it is, or thrown away and drawn anew (`mending`); where
+nothing came at all, the target is drawn by hand. So a worse mask is never cheaper, and useless masks cost more than
+the hand alone. A real reader has no reference: that the stop is known exactly is an idealisation (the workflow adds an
+error of judgement).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from segwise.decide.measured import Measured, Play, Round
+from segwise.decide.mending import drawn_anew, mending_s
 from segwise.decide.scenario import Scenario
 
 
@@ -23,6 +26,7 @@ class Effort:
         wait_s: of a person, idle.
         machine_s: of the machine, on the site's hardware.
         reached: the model's answers alone were good enough.
+        anew: all of it was drawn by hand, whatever came before.
         n_rounds: rounds until the reader stopped.
     """
 
@@ -32,6 +36,7 @@ class Effort:
     wait_s: float
     machine_s: float
     reached: bool
+    anew: bool
     n_rounds: int
 
     @property
@@ -50,19 +55,23 @@ def effort(play: Play, arm: Measured, scenario: Scenario) -> Effort:
     """
     if not play.rounds:
         drawn = 60 * scenario["hand_minutes"]
-        return Effort(marks_s=0.0, review_s=0.0, repair_s=drawn, wait_s=0.0, machine_s=0.0, reached=False, n_rounds=0)
+        return Effort(
+            marks_s=0.0, review_s=0.0, repair_s=drawn, wait_s=0.0, machine_s=0.0, reached=False, anew=True, n_rounds=0
+        )
     wanted = scenario["accept_dsc"]
     good = next((i for i, one in enumerate(play.rounds) if one.dsc is not None and one.dsc >= wanted), None)
     used = play.rounds[: len(play.rounds) if good is None else good + 1]
     machine = sum(one.seconds for one in used) / scenario["speed_factor"]
     waited = sum(waiting_s(one, scenario) for one in used)
+    last = used[-1].dsc
     return Effort(
         marks_s=sum(marking_s(arm, used, i, scenario) for i in range(len(used))),
         review_s=len(used) * scenario["review_s"],
-        repair_s=0.0 if good is not None else 60 * scenario["repair_minutes"],
+        repair_s=0.0 if good is not None else mending_s(last, scenario),
         wait_s=0.0 if arm.unattended else waited * scenario["wait_share"],
         machine_s=machine,
         reached=good is not None,
+        anew=good is None and drawn_anew(last, scenario),
         n_rounds=len(used),
     )
 

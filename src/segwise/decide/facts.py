@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from segwise.decide.shares import exact_interval, percents
 from segwise.errors import RunError, SpecError
 from segwise.records.run import Run
 from segwise.report import words
@@ -168,12 +169,15 @@ def _of_results(arm: Arm, gathered: Gathered, run: str) -> list[Fact]:
         _count("n_targets", len(items), where),
         _count("n_datasets", len({i[0] for i in items}), where),
         Fact(key="measure", text=measure, value=measure, source=where),
+        _counted("people", n_subjects, "person", "people", where),
+        _counted("kinds", len(structures), "kind", "kinds", f"{where}: {listing(structures)}"),
+        _counted("outlines", len(items), "outline", "outlines", where),
         Fact(key="structures", text=listing(structures), value=structures, source=where),
         Fact(key="tested_modalities", text=listing(modalities), value=modalities, source=where),
         Fact(key="prompter", text=arm.key[1], value=arm.key[1], source="records: prompter"),
-        *_shares("mean", values, persons, where, percent=False),
-        *_shares("poor", (values < POOR).astype(float), persons, f"{where}, {measure} below {POOR}"),
-        *_shares("usable", (values >= USABLE).astype(float), persons, f"{where}, {measure} at least {USABLE}"),
+        *_mean(values, persons, where),
+        *_share("poor", (values < POOR).astype(float), persons, f"{where}, {measure} below {POOR}"),
+        *_share("usable", (values >= USABLE).astype(float), persons, f"{where}, {measure} at least {USABLE}"),
         Fact(key="poor_limit", text=f"{POOR:g}", value=POOR, source="Segwise's convention, decide/facts.py"),
         Fact(key="usable_limit", text=f"{USABLE:g}", value=USABLE, source="Segwise's convention, decide/facts.py"),
         _count("n_failed", arm.counts["failed"], f"records of run {run}: status failed"),
@@ -206,28 +210,41 @@ def _count(key: str, n: int, source: str) -> Fact:
     return Fact(key=key, text=f"{n:,}", value=n, source=source)
 
 
-def _shares(key: str, values: Any, persons: Sequence[str], source: str, *, percent: bool = True) -> list[Fact]:
-    """The mean over subjects and its interval, as three facts; no interval with one subject."""
+def _counted(key: str, n: int, one: str, many: str, source: str) -> Fact:
+    return Fact(key=key, text=f"{n:,} {one if n == 1 else many}", value=n, source=source)
 
-    def told(value: float) -> str:
-        return f"{value:.0%}" if percent else f"{value:.2f}"
 
+def _mean(values: Any, persons: Sequence[str], source: str) -> list[Fact]:
+    """The mean over subjects and its interval, as facts; no interval with one subject."""
     mean = float(subject_means(values, persons).mean())
     low, high = (float(side[0]) for side in interval_of_mean(values, persons))
-    found = [Fact(key=key, text=told(mean), value=mean, source=f"{source}; mean over subjects")]
+    found = [Fact(key="mean", text=f"{mean:.2f}", value=mean, source=f"{source}; mean over subjects")]
     if not math.isnan(low):
-        bounds = f"{source}; 95 % bootstrap interval over subjects"
-        found += [
-            Fact(key=f"{key}_{name}", text=told(v), value=v, source=bounds)
-            for name, v in (("low", low), ("high", high))
-        ]
-        found.append(Fact(key=f"{key}_interval", text=f"{told(low)} to {told(high)}", value=[low, high], source=bounds))
-    if percent:
-        part = round(100 * mean)
-        found.append(
-            Fact(key=f"{key}_of_hundred", text=f"{part} of 100", value=part, source=f"{source}; mean, rounded")
-        )
-        most = math.ceil(100 * max(0.0 if math.isnan(high) else high, 1 - 0.025 ** (1 / len(set(persons)))))
-        bound = "upper end of the interval, or the exact one of no case among so many subjects, whichever is greater"
-        found.append(Fact(key=f"{key}_most", text=f"{most} of 100", value=most, source=f"{source}; {bound}"))
+        told = f"{source}; 95 % bootstrap interval over subjects"
+        found += _bounds("mean", (low, high), (f"{low:.2f}", f"{high:.2f}"), told)
     return found
+
+
+def _share(key: str, values: Any, persons: Sequence[str], source: str) -> list[Fact]:
+    """A share as mean over subjects with its exact interval, as facts; the upper end is told of one subject too."""
+    n, mean = len(set(persons)), float(subject_means(values, persons).mean())
+    low, high = exact_interval(mean, n)
+    least, most = percents(low, high)
+    exact = f"{source}; exact 95 % interval (Clopper-Pearson) of so many subjects, rounded outwards"
+    found = [
+        Fact(key=key, text=f"{mean:.0%}", value=mean, source=f"{source}; mean over subjects"),
+        Fact(
+            key=f"{key}_of_hundred",
+            text=f"{round(100 * mean)} of 100",
+            value=round(100 * mean),
+            source=f"{source}; mean, rounded",
+        ),
+        Fact(key=f"{key}_most", text=f"{most} of 100", value=most, source=exact),
+    ]
+    return found if n < 2 else found + _bounds(key, (low, high), (f"{least}%", f"{most}%"), exact)
+
+
+def _bounds(key: str, values: tuple[float, float], told: tuple[str, str], source: str) -> list[Fact]:
+    ends = zip(("low", "high"), told, values, strict=True)
+    found = [Fact(key=f"{key}_{name}", text=text, value=value, source=source) for name, text, value in ends]
+    return [*found, Fact(key=f"{key}_interval", text=" to ".join(told), value=list(values), source=source)]

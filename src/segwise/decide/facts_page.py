@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 
 from segwise.decide.checklist import checklist
 from segwise.decide.facts import Fact, Facts, Known, read
+from segwise.decide.shares import exact_interval, percents
 from segwise.report import about, breakdown, overlay, ranking, shell, structures, words
 from segwise.report.markup import DASH, details, e, interval, listing, note, number, table
 from segwise.report.statistics import interval_of_mean, subject_means
@@ -35,10 +35,11 @@ def page(run_dir: Path | str, model: str) -> str:
     title = f"Model facts · {facts['model'].text}"
     mean = f"mean {facts.shown('measure')} {facts.shown('mean')}"
     interval = f" ({facts.shown('mean_interval')})" if "mean_interval" in facts else " (one subject: no interval)"
+    poor = f"{facts.shown('poor')}" + (f" ({facts.shown('poor_interval')})" if "poor_interval" in facts else "")
     lines = [
         f"{facts.shown('summary')}",
         f"Measured: {mean}{interval} on {facts.shown('n_targets')} targets of {facts.shown('n_subjects')} subjects, "
-        f"with {facts.shown('prompter')}; {facts.shown('poor')} of them poor (below {facts.shown('poor_limit')}).",
+        f"with {facts.shown('prompter')}; {poor} of them poor (below {facts.shown('poor_limit')}).",
     ]
     head = shell.answer(facts.shown("title"), lines, decided=False, scope=f"Version of these facts: {facts.digest}")
     warn = note(DRAFT, kind="warn") + _doubt(facts)
@@ -178,13 +179,13 @@ def _rates(known: Known) -> str:
         for limit in _RATES:
             bad = [[float(arm.values[i] <= limit if limit == 0 else arm.values[i] < limit)] for i in items]
             share = float(subject_means(np.array(bad), persons).mean())
-            low, high = (float(v[0]) for v in interval_of_mean(np.array(bad), persons))
-            told = "" if math.isnan(low) else f'<br><span class="ci">[{low:.0%}, {high:.0%}]</span>'
-            cells.append(f"{share:.0%}{told}")
+            least, most = percents(*exact_interval(share, len(set(persons))))
+            cells.append(f'{share:.0%}<br><span class="ci">[{least}%, {most}%]</span>')
         rows.append([e(arm.label), str(len(items)), str(arm.counts["failed"]), *cells])
     head = ["Arm", "Targets", "Broke"]
     head += [f"{e(known.gathered.primary)} = 0" if v == 0 else f"below {number(v, 1)}" for v in _RATES]
-    return table(head, rows, name="Failure rates")
+    text = "Mean over subjects; in brackets the exact 95 % interval of so many subjects (Clopper-Pearson)."
+    return note(text) + table(head, rows, name="Failure rates")
 
 
 def _never(known: Known) -> str:

@@ -27,7 +27,8 @@ class Round:
 
     Attributes:
         n_interactions: points, boxes and strokes of a person up to here.
-        dsc: of the answer, None where it is undefined.
+        dsc: of the answer, None where it is undefined; 1 where nothing is there and nothing was painted, which is
+            right though no DSC says so.
         ahead_s: reading and encoding in this round, which can be done before the reader comes.
         answer_s: from the mark to the mask, once encoded.
     """
@@ -116,7 +117,7 @@ def measured(records: Sequence[Record], scores: Sequence[Score]) -> list[Measure
     for record in records:
         rounds[record.task, record.target][record.round] = record
     arms = [arm for arm in gather(records, scores).arms if arm.values and not arm.doubt]
-    dsc = {(s.task, s.target, s.round, s.mask): s.value for s in scores if s.measure == MEASURE and s.round >= 0}
+    dsc = {(s.task, s.target, s.round, s.mask): _dsc(s) for s in scores if s.measure == MEASURE and s.round >= 0}
     found = [_arm(arm, rounds, dsc) for arm in arms]
     return [arm for arm in found if any(play.rounds for play in arm.plays)]
 
@@ -155,6 +156,10 @@ def _arm(arm: Arm, rounds: Mapping[tuple[str, str], Mapping[int, Record]], dsc: 
         learned=card.get("learned") or {},
         plays=tuple(plays),
     )
+
+
+def _dsc(score: Score) -> float | None:
+    return 1.0 if score.value is None and score.reason == "both empty" else score.value
 
 
 def _round(record: Record, dsc: Mapping[Any, float | None]) -> Round:

@@ -37,6 +37,7 @@ class Cost:
         parts: mean parts of it: "prompting", "looking", "mending", "waiting", "energy".
         minutes: a person's minutes a case, mean.
         reached: share of targets whose answers alone were good enough, mean over subjects.
+        anew: share of targets that were drawn anew by hand, mean over subjects.
     """
 
     label: str
@@ -46,6 +47,7 @@ class Cost:
     parts: Mapping[str, float]
     minutes: float
     reached: float
+    anew: float
 
     @property
     def fixed(self) -> float:
@@ -101,6 +103,7 @@ def cost(arm: Measured, scenario: Scenario) -> Cost:
         parts=parts,
         minutes=mean([s.person_s for s in spent]) * n_targets / 60,
         reached=mean([float(s.reached) for s in spent]),
+        anew=mean([float(s.anew) for s in spent]),
     )
 
 
@@ -116,6 +119,7 @@ def by_hand(scenario: Scenario) -> Cost:
         parts={"drawing": each},
         minutes=minutes,
         reached=math.nan,
+        anew=1.0,
     )
 
 
@@ -200,6 +204,7 @@ class Moved:
     Attributes:
         key: of the assumption; low, high: the values tried.
         saved: what the second way saves over all years at low and at high.
+        a_case: what the second way saves with every case at low and at high; below 0 it is the dearer one.
         at: the break-even at low and at high, nan if the lines do not cross.
     """
 
@@ -207,6 +212,7 @@ class Moved:
     low: float
     high: float
     saved: tuple[float, float]
+    a_case: tuple[float, float]
     at: tuple[float, float]
 
     @property
@@ -230,11 +236,13 @@ def sensitivity(first: Measured | None, second: Measured, scenario: Scenario) ->
     """
     found = []
     for key, assumed in scenario.assumptions.items():
-        saved, at = [], []
+        saved, a_case, at = [], [], []
         for value in (assumed.low, assumed.high):
             moved = scenario.with_value(key, value)
             a, b = by_hand(moved) if first is None else cost(first, moved), cost(second, moved)
             saved.append(a.total(moved.horizon) - b.total(moved.horizon))
-            at.append(crossing(b.fixed - a.fixed, float(b.case.mean() - a.case.mean())))
-        found.append(Moved(key=key, low=assumed.low, high=assumed.high, saved=(saved[0], saved[1]), at=(at[0], at[1])))
+            a_case.append(float(a.case.mean() - b.case.mean()))
+            at.append(crossing(b.fixed - a.fixed, -a_case[-1]))
+        ends = {name: (two[0], two[1]) for name, two in (("saved", saved), ("a_case", a_case), ("at", at))}
+        found.append(Moved(key=key, low=assumed.low, high=assumed.high, **ends))
     return sorted(found, key=lambda one: (-one.swing, one.key))

@@ -65,7 +65,8 @@ KINDS: Mapping[str, Kind] = {
     "box_s": Kind(meaning="a reader's seconds for a box", about="reader"),
     "stroke_s": Kind(meaning="a reader's seconds for a scribble", about="reader"),
     "review_s": Kind(meaning="seconds to look through a mask after each answer", about="reader"),
-    "repair_minutes": Kind(meaning="minutes to mend by hand a target that stays below", about="reader"),
+    "repair_minutes": Kind(meaning="minutes to mend by hand a mask just below good enough", about="reader"),
+    "redo_below": Kind(meaning="DSC at and below which a mask is drawn anew, not mended", about="reader", most=1),
     "hand_minutes": Kind(meaning="minutes to draw a target by hand", about="reader", least=1e-6),
     "wait_share": Kind(meaning="share of an answer's seconds in which the reader waits idle", about="reader", most=1),
     "ahead_share": Kind(

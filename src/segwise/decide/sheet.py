@@ -63,7 +63,8 @@ PARTS = (
     Part(
         title="How well does it work?",
         sentences=(
-            "We tried it on {n_targets} body parts in scans of {n_subjects} people.",
+            "We tried it on {kinds} of organ or lump in scans of {people}.",
+            "We looked at {outlines}.",
             "We scored how well its outline fits an outline that {reference_words}.",
             "A score of 1 is a perfect fit and 0 is no fit at all.",
             "The mean score was {mean}.",

@@ -4,9 +4,9 @@ The whole model: cases arrive at random (Poisson); each is a subject drawn from 
 What can be prepared is prepared by the machine on arrival; what asks nothing of a person is answered then too. A free
 reader takes the case that waits longest. For each target the reader marks (`effort.marking_s`), waits for the answer
 (the machine serves requests in order, as long as was measured), looks, and judges its DSC with an error; content, the
-next target follows, else the next recorded correction. Where the recorded rounds end, the rest is mended by hand. A
-person's seconds are log-normal around the assumed ones. Rounds are replayed as recorded: how a person would react to
-other answers is not known.
+next target follows, else the next recorded correction. Where the recorded rounds end, the last answer is mended by hand
+or drawn anew (`mending`). A person's seconds are log-normal around the assumed ones. Rounds are replayed as recorded:
+how a person would react to other answers is not known.
 
 Source of the method: Law, Simulation Modeling and Analysis, chapter 1 (single-server queue) and 9 (replications).
 """
@@ -23,6 +23,7 @@ import simpy
 
 from segwise.decide.effort import marking_s, waiting_s
 from segwise.decide.measured import Measured, Play
+from segwise.decide.mending import mending_s
 from segwise.decide.scenario import Scenario
 
 DEADLINES_S = (0.3, 1.0, 3.0)
@@ -161,7 +162,7 @@ class _Play:
         if not play.rounds:
             yield from self.by_hand()
         elif not content:
-            yield from self.person(60 * self.scenario["repair_minutes"])
+            yield from self.person(mending_s(play.rounds[-1].dsc, self.scenario, wanted=self.wanted))
         self.shift.reached.append(content)
         self.shift.final.append(value if play.rounds else 0.0)
         for deadline in DEADLINES_S:
