@@ -19,7 +19,15 @@ from segwise.report.gather import Arm, Gathered, Item, gather
 from segwise.report.markup import count, e, figure, number, signed, table
 from segwise.report.markup import note as said
 from segwise.report.specs import gives, parsed
-from segwise.report.statistics import ALPHA, Floats, interval_of_mean, signed_rank, subject_means, subjects_needed
+from segwise.report.statistics import (
+    ALPHA,
+    Floats,
+    interval_of_mean,
+    minus,
+    signed_rank,
+    subject_means,
+    subjects_needed,
+)
 from segwise.report.turning import broken
 
 PLAIN = "name"  # the prompter that says the common name
@@ -109,10 +117,10 @@ def _compared(plain: Variant, other: Variant, measure: str) -> str:
     share = "" if other.answered > 0.999 else f", {1 - other.answered:.0%} refused"
     if len(other.values) != len(plain.values):
         return f"{name} has not been asked of everyone{share}"
-    difference = other.values - plain.values
+    difference = minus(other.values, plain.values)
     mean = signed(float(difference.mean()))
     low, high = interval_of_mean(difference[:, None], [str(i) for i in range(len(difference))])
-    if (difference == 0).all():
+    if not difference.any():
         return f"{name} changes nothing{share}"
     sure = len(difference) >= subjects_needed(1, alpha=ALPHA) and float(signed_rank(difference[:, None])[0]) < ALPHA
     if sure and (low[0] > 0 or high[0] < 0):
