@@ -42,10 +42,21 @@ def section(by_case):
 
 def test_it_counts_what_was_flagged_and_says_where_to_look():
     text = section({"a": LEAKS, "b": CLEAN, "c": CLEAN, "d": BLIND})
-    assert "leak in 1 (25%); 3 of 4 results without any flag" in text
+    assert "leak in 1 (25%); 3 of 4 targets of 4 persons without any flag" in text
     assert "slice d = 17" in text and "d 15–20, h 3–30, w 4–40" in text
     assert "31% of it beside the box" in text and "leak × 4.2" in text
     assert "decay × 1.5" in text and text.count("without the reference only") == 2
+
+
+def test_draws_of_a_target_are_one_and_persons_weigh_the_same():
+    """Person a: one target, flagged in two of three draws; b: three targets without a flag."""
+    runs = [outcome(case="a", seed=seed, dsc=(0.4,)) for seed in range(3)]
+    runs += [outcome(case="b", target=target, seed=seed) for target in ("liver", "spleen", "colon") for seed in (0, 1)]
+    records, scores = join(*runs)
+    leaks = {record.key for record in records if record.case == "a" and record.seed < 2}
+    html = page(records, scores, crops=lambda key: {"failures": np.array(json.dumps(LEAKS if key in leaks else CLEAN))})
+    assert "leak in 1 (33%); 3 of 4 targets of 2 persons without any flag" in html  # (2/3 + 0) / 2
+    assert '<td>2</td><td>4</td><td>3</td><td class="heat" style="--v:0.33">1<br><small>0 without' in html
 
 
 def test_the_figure_has_a_bar_for_each_model_and_signature():

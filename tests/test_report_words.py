@@ -131,7 +131,25 @@ def test_what_is_not_there_is_counted():
     records, scores = outcome("texts", "name", dsc=(0.0,), card=CARD)
     scores = [dataclasses.replace(s, value=None) if s.measure == "sensitivity" else s for s in scores]
     told = naming.absent(*join((records, scores), outcome("texts", "name", case="other", card=CARD)))
-    assert told == ["<b>texts</b> · name paints on 1 of 1 target that is not there"]
+    assert told == [
+        "<b>texts</b> · name paints on 1 of 1 target of 1 person that is not there (100% as the mean over persons)"
+    ]
+
+
+def test_draws_of_an_absent_target_are_one():
+    """Person a: painted in two of three draws; b: one target never, one always."""
+    runs = [("a", "liver", seed, seed < 2) for seed in range(3)]
+    runs += [("b", target, seed, target == "liver") for target in ("liver", "colon") for seed in range(3)]
+    found = []
+    for person, target, seed, painted in runs:
+        said = {"case": person, "target": target, "seed": seed, "card": CARD}
+        records, scores = outcome("texts", "name", dsc=(0.0 if painted else None,), **said)
+        found.append(
+            (records, [dataclasses.replace(s, value=None) if s.measure == "sensitivity" else s for s in scores])
+        )
+    (told,) = naming.absent(*join(*found))
+    assert "paints on 2 of 3 targets of 2 persons that are not there, in most of 3 answers to each" in told
+    assert "(58% as the mean over persons)" in told  # (2/3 + 1/2) / 2
 
 
 def _target(name):

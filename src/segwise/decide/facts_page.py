@@ -181,7 +181,7 @@ def _rates(known: Known) -> str:
             low, high = (float(v[0]) for v in interval_of_mean(np.array(bad), persons))
             told = "" if math.isnan(low) else f'<br><span class="ci">[{low:.0%}, {high:.0%}]</span>'
             cells.append(f"{share:.0%}{told}")
-        rows.append([e(arm.label), str(len(items)), str(arm.counts["failed"]), *cells])
+        rows.append([e(arm.label), str(len(items)), str(arm.n_targets("failed")), *cells])
     head = ["Arm", "Targets", "Broke"]
     head += [f"{e(known.gathered.primary)} = 0" if v == 0 else f"below {number(v, 1)}" for v in _RATES]
     return table(head, rows, name="Failure rates")

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from segwise.report import figures, quality
-from segwise.report.gather import Arm, Gathered, Item, Outcome
+from segwise.report.gather import Arm, Gathered, Item, Outcome, each_once
 from segwise.report.markup import DASH, count, details, e, figure, heat, listing, number, table
 from segwise.report.overlay import Crops
+from segwise.report.tally import Tally, tally
 
 SIGNATURES = {  # name -> what it is called
     "leak": "leak",
@@ -97,7 +98,7 @@ def failures(gathered: Gathered, place: Mapping[str, int], crops: Crops) -> str:
         crops: what is stored beside records.
     """
     arms = sorted(gathered.arms, key=lambda arm: (place.get(arm.label, len(place)), arm.label))
-    found = [case for arm in arms for outcome in arm.outcomes if (case := _case(arm, outcome, crops)) is not None]
+    found = [case for arm in arms for o in each_once(arm.outcomes) if (case := _case(arm, o, crops)) is not None]
     if not found:
         return ""
     by_arm = {arm.label: own for arm in arms if (own := [case for case in found if case.arm is arm])}
@@ -105,13 +106,14 @@ def failures(gathered: Gathered, place: Mapping[str, int], crops: Crops) -> str:
         "<p>Five ways to fail, each measured against the reference and, as on a new scan, from the mask and its prompt "
         "alone. A result is flagged where it goes beyond what good masks reach. These thresholds come from real masks, "
         "spoilt in known ways, not from this run: one good mask in twenty is flagged there, on other structures up to "
-        "one in ten with the reference and one in four without.</p>"
+        "one in ten with the reference and one in four without. A target counts once: as flagged if most of its draws "
+        "are. Percentages are means over persons, draws averaged first.</p>"
     )
     stored = {case.outcome.last.key: case for case in found}
     told = quality.block([case.outcome for case in found], gathered.primary, lambda o: stored[o.last.key].gravest)
     drawn = figure(
         _bars(by_arm, place),
-        "Share of results that a signature flags: bar with the reference, line without it.",
+        "Share of targets that a signature flags, mean over persons: bar with the reference, line without it.",
     )
     return lead + _words(by_arm) + _table(by_arm) + drawn + _list(found, gathered.primary) + told
 
@@ -129,21 +131,23 @@ def _case(arm: Arm, outcome: Outcome, crops: Crops) -> _Case | None:
         return None  # of another version, or damaged
 
 
-def _counts(cases: Sequence[_Case], *, blind: bool) -> Counter[str]:
-    return Counter(flag.signature for case in cases for flag in (case.blind if blind else case.seen))
+def _counts(cases: Sequence[_Case], *, blind: bool) -> dict[str, Tally]:
+    """Signature -> on how many targets it flags, for every one that flags anywhere."""
+    flagged = [(case, {flag.signature for flag in (case.blind if blind else case.seen)}) for case in cases]
+    names = {*SIGNATURES, *(name for _, own in flagged for name in own)}
+    return {n: tally((c.outcome.person, c.outcome.item, n in own) for c, own in flagged) for n in sorted(names)}
 
 
 def _words(by_arm: Mapping[str, Sequence[_Case]]) -> str:
     lines = []
     for label, cases in by_arm.items():
-        often = [
-            f"{SIGNATURES.get(name, name)} in {n} ({n / len(cases):.0%})"
-            for name, n in _counts(cases, blind=False).most_common(3)
-        ]
-        n_clean = sum(not case.seen for case in cases)
+        counts = sorted(_counts(cases, blind=False).items(), key=lambda one: -one[1].share)
+        often = [f"{SIGNATURES.get(name, name)} in {n.n} ({n.share:.0%})" for name, n in counts[:3] if n.share]
+        clean = tally((case.outcome.person, case.outcome.item, not case.seen) for case in cases)
         said = f"most often {listing([e(text) for text in often])}" if often else "no signature flags"
         lines.append(
-            f"<li><b>{e(label)}</b>: {said}; {n_clean} of {count(len(cases), 'result')} without any flag.</li>"
+            f"<li><b>{e(label)}</b>: {said}; {clean.n} of {count(clean.n_targets, 'target')} of "
+            f"{count(clean.n_persons, 'person')} without any flag.</li>"
         )
     return f"<ul>{''.join(lines)}</ul>"
 
@@ -153,12 +157,13 @@ def _table(by_arm: Mapping[str, Sequence[_Case]]) -> str:
     for label, cases in by_arm.items():
         seen, blind = _counts(cases, blind=False), _counts(cases, blind=True)
         cells = [
-            f"{heat(seen[name] / len(cases))}{seen[name]}<br><small>{blind[name]} without</small></td>"
+            f"{heat(seen[name].share)}{seen[name].n}<br><small>{blind[name].n} without</small></td>"
             for name in SIGNATURES
         ]
-        rows.append([e(label), f"{len(cases)}", *cells])
-    head = ("model", "results", *(e(title) for title in SIGNATURES.values()))
-    return table(head, rows, name="Flagged results by signature; small: without the reference")
+        one = seen["leak"]
+        rows.append([e(label), f"{one.n_persons}", f"{one.n_targets}", f"{one.n_answers}", *cells])
+    head = ("model", "persons", "targets", "draws", *(e(title) for title in SIGNATURES.values()))
+    return table(head, rows, name="Flagged targets by signature; small: without the reference")
 
 
 def _bars(by_arm: Mapping[str, Sequence[_Case]], place: Mapping[str, int]) -> str:
@@ -175,7 +180,7 @@ def _bars(by_arm: Mapping[str, Sequence[_Case]], place: Mapping[str, int]) -> st
         seen, blind = _counts(cases, blind=False), _counts(cases, blind=True)
         for i, name in enumerate(SIGNATURES):
             x, full = left + i * width, width - 46
-            share, told = seen[name] / len(cases), blind[name] / len(cases)
+            share, told = seen[name].share, blind[name].share
             colour = figures.colour(place.get(label, len(place) + row))
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{full}" height="17" fill="none" stroke="var(--line)"/>'
@@ -184,7 +189,7 @@ def _bars(by_arm: Mapping[str, Sequence[_Case]], place: Mapping[str, int]) -> st
                 f'<text x="{x + full + 5}" y="{y + 13}" font-size="11" fill="currentColor">{share:.0%}</text>'
             )
     size = f"0 0 {left + len(SIGNATURES) * width} {30 + len(by_arm) * height}"
-    return f'<svg viewBox="{size}" role="img" aria-label="Share of flagged results by model">{"".join(parts)}</svg>'
+    return f'<svg viewBox="{size}" role="img" aria-label="Share of flagged targets by model">{"".join(parts)}</svg>'
 
 
 def _list(found: Sequence[_Case], measure: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segwise.report import words
-from segwise.report.gather import Gathered, Outcome
+from segwise.report.gather import Gathered, Outcome, each_once
 from segwise.report.markup import count, e, number
 from segwise.report.overlay import Crops, pictures
 from segwise.report.ranking import Ranked, arm_name
@@ -21,7 +21,7 @@ def worst(gathered: Gathered, ranked: Sequence[Ranked], crops: Crops) -> str:
     arms = list(dict.fromkeys(arm for one in ranked for arm in one.arms)) or [a for a in gathered.arms if a.values]
     place = ranked[0].place if ranked else {}
     names = {arm.key: arm_name(arm, place) for arm in arms}
-    chosen = choose([_each_once(arm.outcomes) for arm in arms], gathered.primary)
+    chosen = choose([each_once(arm.outcomes) for arm in arms], gathered.primary)
     spent, cards = 0, []
     for outcome in chosen:
         last = outcome.last
@@ -44,12 +44,6 @@ def worst(gathered: Gathered, ranked: Sequence[Ranked], crops: Crops) -> str:
         f"({count(len(cards), 'result')}); the last round of each.</p>"
     )
     return f'{lead}{key if spent else missing}<div class="cards">{"".join(cards)}</div>'
-
-
-def _each_once(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Outcomes without unions of two sides that are there themselves."""
-    there = {outcome.item for outcome in outcomes if outcome.status == "done"}
-    return [o for o in outcomes if (*o.item[:2], f"left {o.item[2]}") not in there]
 
 
 def choose(by_arm: Sequence[Sequence[Outcome]], measure: str) -> list[Outcome]:
