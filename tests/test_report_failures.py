@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from report_fakes import crop, join, outcome
+from segwise import catalog
 from segwise.report import quality
 from segwise.report.document import page
+from segwise.spec import Spec
 
 FLAG = {
     **{"signature": "leak", "component": "beyond", "value": 0.31, "severity": 4.2},
@@ -75,6 +78,13 @@ def test_names_from_outside_are_escaped():
     evil = FLAG | {"signature": "<b>x", "component": "<i>{0.__class__}"}
     text = section({"a": LEAKS | {"flags": [evil]}})
     assert "<b>x" not in text and "&lt;i&gt;0.__class__ 0.31" in text
+
+
+def test_how_often_it_is_wrong_stands_in_one_place():
+    said = catalog.card("metrics", Spec("failures")).measured
+    assert re.search(r"\d+ to \d+ % with the reference and \d+ to \d+ % without", said)
+    assert said in section({"a": LEAKS})
+    assert said in (Path(__file__).parents[1] / "docs/results.md").read_text(encoding="utf-8").replace("\n", " ")
 
 
 def test_aurc_by_hand():

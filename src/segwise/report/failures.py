@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from segwise import catalog
+from segwise.card import MetricCard
 from segwise.report import figures, quality
 from segwise.report.gather import Arm, Gathered, Item, Outcome, each_once
 from segwise.report.markup import DASH, count, details, e, figure, heat, listing, number, table
 from segwise.report.overlay import Crops
 from segwise.report.tally import Tally, tally
+from segwise.spec import Spec
 
 SIGNATURES = {  # name -> what it is called
     "leak": "leak",
@@ -105,9 +108,8 @@ def failures(gathered: Gathered, place: Mapping[str, int], crops: Crops) -> str:
     lead = (
         "<p>Five ways to fail, each measured against the reference and, as on a new scan, from the mask and its prompt "
         "alone. A result is flagged where it goes beyond what good masks reach. These thresholds come from real masks, "
-        "spoilt in known ways, not from this run: one good mask in twenty is flagged there, on other structures up to "
-        "one in ten with the reference and one in four without. A target counts once: as flagged if most of its draws "
-        "are. Percentages are means over persons, draws averaged first.</p>"
+        f"spoilt in known ways, not from this run: one good mask in twenty is flagged there. {e(_measured())} A target "
+        "counts once: as flagged if most of its draws are. Shares are means over persons, draws averaged first.</p>"
     )
     stored = {case.outcome.last.key: case for case in found}
     told = quality.block([case.outcome for case in found], gathered.primary, lambda o: stored[o.last.key].gravest)
@@ -116,6 +118,12 @@ def failures(gathered: Gathered, place: Mapping[str, int], crops: Crops) -> str:
         "Share of targets that a signature flags, mean over persons: bar with the reference, line without it.",
     )
     return lead + _words(by_arm) + _table(by_arm) + drawn + _list(found, gathered.primary) + told
+
+
+def _measured() -> str:
+    """What the metric's card says of how often it is wrong on good masks."""
+    card = catalog.card("metrics", Spec("failures"))
+    return card.measured if isinstance(card, MetricCard) else ""
 
 
 def _case(arm: Arm, outcome: Outcome, crops: Crops) -> _Case | None:
