@@ -13,6 +13,7 @@ from report_fakes import crop, join, outcome
 from segwise import catalog
 from segwise.report import quality
 from segwise.report.document import page
+from segwise.report.gather import gather
 from segwise.spec import Spec
 
 FLAG = {
@@ -103,3 +104,51 @@ def test_a_score_that_knows_is_as_good_as_perfect_knowledge():
     row = html[html.index("no failure signature") :][:400]
     told = [float(cell) for cell in re.findall(r">(\d\.\d+)<", row)]
     assert told[0] == told[1] < told[2]
+
+
+def _judged(planted):
+    """Quality of outcomes given as (structure, person, seed, DSC, severity)."""
+    runs, severe = [], {}
+    for structure, person, seed, dsc, gravest in planted:
+        records, scores = outcome(case=person, target=structure, seed=seed, dsc=(dsc,))
+        severe[records[0].key] = gravest
+        runs.append((records, scores))
+    outcomes = gather(*join(*runs)).outcomes
+    return quality.judged(outcomes, "DSC", lambda o: severe[o.last.key])
+
+
+def test_each_structure_has_its_own_curve_where_there_are_enough_targets():
+    """Of the liver the severity knows all, of the spleen the opposite; the colon has nine targets only."""
+    dsc = [1 - i / 20 for i in range(12)]
+    planted = [("liver", f"p{i}", 0, d, 1 - d) for i, d in enumerate(dsc)]
+    planted += [("spleen", f"p{i}", 0, d, d) for i, d in enumerate(dsc)]
+    planted += [("colon", f"p{i}", 0, d, d) for i, d in enumerate(dsc[:9])]
+    found = {one.structure: one for one in _judged(planted)}
+    assert sorted(found) == ["", "liver", "spleen"] and found[""].n == 33 and found["liver"].n_persons == 12
+    assert found["liver"].aurc == pytest.approx(found["liver"].best) and found["liver"].sure
+    assert found["liver"].aurc < found["liver"].chance < found["spleen"].aurc and not found["spleen"].sure
+    assert found["liver"].low <= found["liver"].aurc <= found["liver"].high
+
+
+def test_draws_of_a_target_are_one_point_of_the_curve():
+    once = [("liver", f"p{i}", 0, 0.5 + i / 40, 0.5 - i / 40) for i in range(12)]
+    (one,) = _judged(once)
+    (three,) = _judged([(s, p, seed, d, g) for s, p, _, d, g in once for seed in range(3)])
+    assert three.n == one.n == 12 and three.aurc == pytest.approx(one.aurc)
+    assert not _judged([("liver", "p", seed, 0.5, 0.1) for seed in range(30)])  # one target, thirty draws
+
+
+def test_the_table_by_structure_is_in_the_section():
+    by_case = {f"c{i}": CLEAN | {"blind": {"leak": i / 10}} for i in range(12)}
+    runs = [outcome(case=case, target=name, dsc=(1 - i / 20,)) for i, case in enumerate(by_case) for name in ("a", "b")]
+    records, scores = join(*runs)
+    cases = {record.key: record.case for record in records}
+    html = page(records, scores, crops=lambda key: {"failures": np.array(json.dumps(by_case[cases[key]]))})
+    table = html[html.index('aria-label="Quality scores by structure"') :].split("</table>")[0]
+    assert table.count("<tr>") == 3 and "<b>0." in table
+
+
+def test_few_persons_cannot_decide_what_a_score_is_worth():
+    planted = [(f"s{i}", f"p{i % 5}", 0, 1 - i / 20, i / 20) for i in range(15)]
+    (one,) = _judged(planted)
+    assert one.aurc == pytest.approx(one.best) and one.n_persons == 5 and not one.sure
