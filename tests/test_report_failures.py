@@ -11,9 +11,10 @@ import pytest
 
 from report_fakes import crop, join, outcome
 from segwise import catalog
-from segwise.report import quality
+from segwise.report import quality, where
 from segwise.report.document import page
 from segwise.report.gather import gather
+from segwise.report.overlay import pictures
 from segwise.spec import Spec
 
 FLAG = {
@@ -152,3 +153,47 @@ def test_few_persons_cannot_decide_what_a_score_is_worth():
     planted = [(f"s{i}", f"p{i % 5}", 0, 1 - i / 20, i / 20) for i in range(15)]
     (one,) = _judged(planted)
     assert one.aurc == pytest.approx(one.best) and one.n_persons == 5 and not one.sure
+
+
+def _cases_of(planted, flag=LEAKS, **fields):
+    """The part case by case, of (case, person, seed, DSC)."""
+    runs = [outcome(case=c, subject=p, seed=s, dsc=(d,), **fields) for c, p, s, d in planted]
+    records, scores = join(*runs)
+    html = page(records, scores, crops=lambda key: crop() | {"failures": np.array(json.dumps(flag))})
+    return html[html.index("Where to look, case by case") : html.index('<section id="worst">')]
+
+
+def test_cases_come_worst_first_and_those_of_a_person_together():
+    text = _cases_of([("a1", "a", 0, 0.3), ("b1", "b", 0, 0.5), ("a2", "a", 0, 0.7), ("c1", "c", 0, 0.9)])
+    told = re.findall(r"<summary><b>(\w+)</b>, (\w): mean DSC ([\d.]+); 1 of 1 target", text)
+    assert told == [("a1", "a", "0.30"), ("a2", "a", "0.70"), ("b1", "b", "0.50"), ("c1", "c", "0.90")]
+    assert text.count("<details open>") == 2 and text.count("slice d = 17") == 4
+
+
+def test_of_several_draws_the_gravest_is_shown_once_with_its_picture():
+    text = _cases_of([("a", "a", seed, 0.4) for seed in range(3)])
+    assert text.count("<article") == 1 and text.count('<div class="planes">') == 1
+    assert "mean DSC 0.40; 1 of 1 target of all models flagged (leak 1)" in text
+
+
+def test_pictures_keep_to_their_budget_and_entries_without_one_stay(monkeypatch):
+    planted = [(f"c{i}", f"c{i}", 0, i / 10) for i in range(6)]
+    one = len(pictures(crop(), "liver of c0"))
+    monkeypatch.setattr(where, "PICTURE_BYTES", 3 * one)
+    text = _cases_of(planted)
+    assert text.count('<div class="planes">') == 3 and text.count("slice d = 17") == 6
+
+
+def test_a_full_run_stays_small():
+    """Sixty cases of twenty targets, all flagged, all with pictures."""
+    planted = [(f"c{i:02}", f"c{i:02}", 0, 0.5) for i in range(60)]
+    runs = [outcome(case=c, target=f"t{k}", dsc=(d,)) for c, _, _, d in planted for k in range(20)]
+    records, scores = join(*runs)
+    html = page(records, scores, crops=lambda key: crop() | {"failures": np.array(json.dumps(LEAKS))})
+    assert len(html.encode()) < 5_000_000
+    assert html.count("of all models flagged") == where.CASES_UP_TO and "Flagged as well" in html
+
+
+def test_names_of_cases_are_escaped():
+    text = _cases_of([("<i>c", "<b>p", 0, 0.4)])
+    assert "<i>c" not in text and "<b>p" not in text and "&lt;i&gt;c" in text

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from segwise.report import words
 from segwise.report.gather import Gathered, Outcome, each_once
 from segwise.report.markup import count, e, number
-from segwise.report.overlay import Crops, pictures
+from segwise.report.overlay import KEY, Crops, pictures
 from segwise.report.ranking import Ranked, arm_name
 
 SHOWN = 12
@@ -33,17 +33,12 @@ def worst(gathered: Gathered, ranked: Sequence[Ranked], crops: Crops) -> str:
         cards.append(_card(outcome, names[last.model, last.prompter], gathered.primary, planes))
     if not cards:
         return ""
-    key = (
-        '<p class="key"><span class="line reference"></span>reference '
-        '<span class="line prediction"></span>prediction · '
-        "three planes through the target; where both outlines agree the prediction lies on top.</p>"
-    )
     missing = "" if spent else "<p>No pictures were stored with this run.</p>"
     lead = (
         f"<p>The lowest {e(gathered.primary)} of each of the first arms, then the lowest of all "
         f"({count(len(cards), 'result')}); the last round of each.</p>"
     )
-    return f'{lead}{key if spent else missing}<div class="cards">{"".join(cards)}</div>'
+    return f'{lead}{KEY if spent else missing}<div class="cards">{"".join(cards)}</div>'
 
 
 def choose(by_arm: Sequence[Sequence[Outcome]], measure: str) -> list[Outcome]:
