@@ -165,6 +165,16 @@ def test_a_failed_export_writes_nothing(segwise, tmp_path):
     assert kept.read_text() == "mine"
 
 
+@pytest.mark.parametrize("words", [("export",), ("export", "--format", "jsonl"), ("report",), ("score",)])
+def test_a_run_without_a_finished_task_is_refused(segwise, tmp_path, words):
+    from segwise.records.run import Run
+
+    with Run.write(tmp_path / "r") as run:
+        run.describe({})
+    code, told, err = segwise(words[0], tmp_path / "r", *words[1:])
+    assert (code, told) == (2, "") and err.count("holds no finished task") == 1 and "Traceback" not in err
+
+
 def test_a_measure_names_its_metric(segwise, dataset, tmp_path):
     run = tmp_path / "r"
     words = ("compare", dataset, "-m", "box-fill", "-p", "box3d", "-t", "liver", "-o", run)

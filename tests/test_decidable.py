@@ -39,6 +39,7 @@ def test_the_subjects_needed_are_the_first_that_show_it():
     assert decidable.detectable(0.1, n) <= 0.05 < decidable.detectable(0.1, n - 1)
     assert decidable.needed(1.0, 0.001) == statistics.subjects_needed(1)
     assert decidable.needed(0.0, 0.1) is None
+    assert decidable.needed(1e-17, 1e-17) is None
 
 
 def test_a_clear_order_is_steady_and_noise_is_not():

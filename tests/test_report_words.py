@@ -111,11 +111,59 @@ def test_few_persons_decide_nothing_about_words():
     assert "which 4 persons cannot decide" in told and "breaks" not in told
 
 
+def _noisy(lost):
+    """Plain names and synonyms whose means differ by `lost` and by float noise: seeds add up in another order."""
+    runs = []
+    for person in PEOPLE:
+        for target, parts in (("liver", (0.1, 0.2, 0.3)), ("spleen", (0.7, 0.2, 0.1)), ("pancreas", (0.3, 0.3, 0.3))):
+            said = {"case": person, "target": target, "card": CARD, "n_interactions": 0}
+            mean = sum(parts) / 3
+            runs.append(outcome("texts", "name", dsc=(mean,), **said))
+            for seed, part in enumerate(reversed(parts)):
+                value = part - lost
+                runs.append(outcome("texts", "reworded(how=synonym)", dsc=(value,), seed=seed, **said))
+    records, scores = join(*runs)
+    return [dataclasses.replace(r, prompt="0123") for r in records], scores
+
+
+def test_float_noise_changes_nothing():
+    records, scores = _noisy(0.0)
+    arms = {arm.key[1]: arm for arm in gather(records, scores).arms}
+    plain, other = (arms[name].values for name in ("name", "reworded(how=synonym)"))
+    assert any(plain[item] != other[item] for item in plain)  # there is noise to be fooled by
+    (found,) = naming.variants(gather(records, scores)).values()
+    assert "changes nothing" in naming.answer("texts", found, "DSC")
+    html = page(records, scores)
+    assert "−0.000" not in html and "+0.000" not in html
+    row = html[html.index('aria-label="Detectable"') :].split("</tr>")[1]
+    assert row.endswith('<td><span class="none">–</span></td>')
+    (found,) = naming.variants(gather(*_noisy(0.05))).values()
+    assert "beyond chance" in naming.answer("texts", found, "DSC")
+
+
 def test_what_is_not_there_is_counted():
     records, scores = outcome("texts", "name", dsc=(0.0,), card=CARD)
     scores = [dataclasses.replace(s, value=None) if s.measure == "sensitivity" else s for s in scores]
     told = naming.absent(*join((records, scores), outcome("texts", "name", case="other", card=CARD)))
-    assert told == ["<b>texts</b> · name paints on 1 of 1 target that is not there"]
+    assert told == [
+        "<b>texts</b> · name paints on 1 of 1 target of 1 person that is not there (100% as the mean over persons)"
+    ]
+
+
+def test_draws_of_an_absent_target_are_one():
+    """Person a: painted in two of three draws; b: one target never, one always."""
+    runs = [("a", "liver", seed, seed < 2) for seed in range(3)]
+    runs += [("b", target, seed, target == "liver") for target in ("liver", "colon") for seed in range(3)]
+    found = []
+    for person, target, seed, painted in runs:
+        said = {"case": person, "target": target, "seed": seed, "card": CARD}
+        records, scores = outcome("texts", "name", dsc=(0.0 if painted else None,), **said)
+        found.append(
+            (records, [dataclasses.replace(s, value=None) if s.measure == "sensitivity" else s for s in scores])
+        )
+    (told,) = naming.absent(*join(*found))
+    assert "paints on 2 of 3 targets of 2 persons that are not there, in most of 3 answers to each" in told
+    assert "(58% as the mean over persons)" in told  # (2/3 + 1/2) / 2
 
 
 def _target(name):

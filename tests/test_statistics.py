@@ -114,6 +114,14 @@ def test_more_objects_of_one_subject_are_not_more_subjects() -> None:
     assert not s.compare(values, ["only"] * 400).decided.any()
 
 
+def test_a_difference_of_float_noise_is_none() -> None:
+    noise = np.full((8, 1), 0.1 + 0.2)
+    assert not s.minus(noise, 0.3).any() and not np.signbit(s.minus(0.3, noise)).any()
+    assert s.highest(np.array([0.3, 0.1 + 0.2])) == 0 and s.highest(np.array([0.3, 0.3001])) == 1
+    result = s.compare(np.hstack([noise, np.full((8, 1), 0.3)]), [str(i) for i in range(8)])
+    assert not result.difference.any() and not np.signbit(result.difference_low).any()
+
+
 def test_equal_arms_share_a_rank() -> None:
     values = np.tile(np.array([[0.5], [0.6], [0.7]]), (1, 2)) + np.array([0.0, 1e-15])
     result = s.compare(values, ["a", "b", "c"])

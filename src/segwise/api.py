@@ -167,13 +167,13 @@ def export(path: Path | str, *, format: str = "csv", out: Path | None = None) ->
     """Write all scores of a run as a table: to a file, or to standard output (csv and jsonl).
 
     Raises:
-        SpecError: an unknown format. FileError: the file cannot be written. RunError: not a run.
+        SpecError: an unknown format. FileError: the file cannot be written. RunError: not a run, or nothing in it is
+            finished yet.
     """
     if format not in FORMATS or (format == "parquet" and out is None):
         wanted = "parquet needs -o FILE" if format == "parquet" else f"expected {', '.join(FORMATS)}"
         raise SpecError(f'--format "{format}": {wanted}')
-    Run.read(path)  # before anything is written
-    rows = experiments.export_rows(path)
+    rows = experiments.export_rows(path)  # refused before anything is written
     try:
         if format == "parquet" and out is not None:
             import pyarrow

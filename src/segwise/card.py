@@ -212,6 +212,7 @@ class MetricCard:
         measures: name as reported -> what it is.
         curve: it scores the rounds of a task together (`list[Pair]`), not one pair.
         edge_cases: what is answered for an empty reference, an empty prediction and both empty, in words.
+        measured: how often the metric itself is wrong, in a sentence with the numbers; the report quotes it.
     """
 
     title: str
@@ -219,6 +220,7 @@ class MetricCard:
     measures: Mapping[str, Measure] = field(default_factory=dict)
     curve: bool = False
     edge_cases: str = ""
+    measured: str = ""
     source: str = ""
 
 

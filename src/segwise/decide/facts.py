@@ -180,7 +180,7 @@ def _of_results(arm: Arm, gathered: Gathered, run: str) -> list[Fact]:
         *_share("usable", (values >= USABLE).astype(float), persons, f"{where}, {measure} at least {USABLE}"),
         Fact(key="poor_limit", text=f"{POOR:g}", value=POOR, source="Segwise's convention, decide/facts.py"),
         Fact(key="usable_limit", text=f"{USABLE:g}", value=USABLE, source="Segwise's convention, decide/facts.py"),
-        _count("n_failed", arm.counts["failed"], f"records of run {run}: status failed"),
+        _count("n_failed", arm.n_targets("failed"), f"records of run {run}: status failed"),
         _count("n_asked", len(arm.asked), f"records of run {run}: targets that it was asked for"),
     ]
     worst = float(subject_means(values, persons).min())

@@ -181,7 +181,7 @@ def _rates(known: Known) -> str:
             share = float(subject_means(np.array(bad), persons).mean())
             least, most = percents(*exact_interval(share, len(set(persons))))
             cells.append(f'{share:.0%}<br><span class="ci">[{least}%, {most}%]</span>')
-        rows.append([e(arm.label), str(len(items)), str(arm.counts["failed"]), *cells])
+        rows.append([e(arm.label), str(len(items)), str(arm.n_targets("failed")), *cells])
     head = ["Arm", "Targets", "Broke"]
     head += [f"{e(known.gathered.primary)} = 0" if v == 0 else f"below {number(v, 1)}" for v in _RATES]
     text = "Mean over subjects; in brackets the exact 95 % interval of so many subjects (Clopper-Pearson)."

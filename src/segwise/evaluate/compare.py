@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from segwise import assemble, catalog, engine
-from segwise.errors import CatalogError, DatasetError, PlanError, WeightsError
+from segwise.errors import CatalogError, DatasetError, PlanError, RunError, WeightsError
 from segwise.evaluate import conditions, cost, expand, inventory, references
 from segwise.evaluate import score as scoring
 from segwise.evaluate.expand import Source
@@ -238,8 +238,12 @@ def run_plan(
 def score(
     path: Path | str, metrics: Sequence[str] = (), *, data: Path | None = None, progress: Tick | None = None
 ) -> int:
-    """Score the stored masks of a run; how many scores were written. Errors as `evaluate.score.score`."""
-    Run.read(path)
+    """Score the stored masks of a run; how many scores were written. Errors as `evaluate.score.score`.
+
+    Raises:
+        RunError: not a run folder, or nothing in it is finished yet.
+    """
+    _finished(path, "to score")
     with Run.write(path) as store:
         return scoring.score(store, metrics, data=data, progress=progress)
 
@@ -248,13 +252,24 @@ def export_rows(path: Path | str) -> Iterator[dict[str, Any]]:
     """A run as rows of `COLUMNS`: one a score (a curve's has round -1), one a record that has none.
 
     Raises:
-        RunError: not a run folder.
+        RunError: not a run folder, or nothing in it is finished yet; before the first row.
     """
+    return _export_rows(*_finished(path, "to export"))
+
+
+def _finished(path: Path | str, purpose: str) -> tuple[Run, list[Record]]:
+    """A run with its records, of which there are some."""
     store = Run.read(path)
+    records = store.records()
+    if not records:
+        raise RunError(f"{store.path} holds no finished task, so there is nothing {purpose}; run it first (it resumes)")
+    return store, records
+
+
+def _export_rows(store: Run, records: Sequence[Record]) -> Iterator[dict[str, Any]]:
     by_key = defaultdict(list)
     for item in store.scores():
         by_key[item.task, item.target, item.round].append(item)
-    records = store.records()
     last = {(record.task, record.target): record for record in records if record.status == "done"}
     for record in records:
         scores = by_key.get(record.key, []) if record.status == "done" else []

@@ -35,6 +35,10 @@ CARD = MetricCard(
         "any prediction is hallucination. Prediction empty: decay is flagged, with a box without a reference too; "
         "without a box nothing can be said without a reference."
     ),
+    measured=(
+        "On good masks of structures that the thresholds were not drawn from, a signature flags 0 to 6 % with the "
+        "reference and 3 to 12 % without."
+    ),
     source="Survey arXiv 2506.10825 for what fails; segwise.signatures for each definition and threshold",
 )
 _NEED_TARGET = ("leak", "discontinuity", "overrun", "decay")

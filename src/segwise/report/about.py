@@ -10,7 +10,7 @@ from typing import Any
 
 from segwise.records.types import Plan
 from segwise.report import words
-from segwise.report.gather import Arm, Gathered
+from segwise.report.gather import Arm, Gathered, Item
 from segwise.report.markup import DASH, count, details, e, listing, n_bytes, note, table
 from segwise.report.ranking import Ranked, arm_name, shortened
 from segwise.report.statistics import ALPHA, N_BOOT
@@ -20,7 +20,7 @@ _ROWS = 300
 
 def not_counted(gathered: Gathered, place: dict[str, int]) -> str:
     """Skipped, failed and undefined outcomes by arm and reason."""
-    found: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    found: dict[tuple[str, str, str], list[Item]] = defaultdict(list)
     arms = {arm.label: arm for arm in gathered.arms}
     for arm in gathered.arms:
         for outcome in arm.outcomes:
@@ -30,8 +30,7 @@ def not_counted(gathered: Gathered, place: dict[str, int]) -> str:
             if outcome.status == "undefined":
                 missing = "not scored yet" if gathered.primary not in outcome.values else "no reason recorded"
                 reason = outcome.reasons.get(gathered.primary, missing)
-            where = " ".join(part for part in (outcome.last.case, outcome.last.target) if part)
-            found[arm.label, outcome.status, reason or "no reason recorded"].append(where)
+            found[arm.label, outcome.status, reason or "no reason recorded"].append(outcome.item)
     if not found:
         return "<p>Nothing was skipped, nothing failed, and every score is defined.</p>"
     kinds = {"failed": "bad", "skipped": "mild", "undefined": "mild"}
@@ -40,7 +39,7 @@ def not_counted(gathered: Gathered, place: dict[str, int]) -> str:
             arm_name(arms[label], place),
             f'<span class="tag {kinds.get(status, "mild")}">{e(status)}</span>',
             f'<td class="w">{e(shortened(reason)[:400])}</td>',
-            str(len(where)),
+            _times(where),
             f'<td class="w small">{e(_examples(where))}</td>',
         ]
         for (label, status, reason), where in sorted(found.items(), key=lambda kv: (kv[0][1], -len(kv[1]), kv[0]))
@@ -53,7 +52,7 @@ def not_counted(gathered: Gathered, place: dict[str, int]) -> str:
     return (
         note(text)
         + table(
-            ["Arm", "What", "Reason", "Times", '<th scope="col" class="w">Where</th>'],
+            ["Arm", "What", "Reason", "Targets", '<th scope="col" class="w">Where</th>'],
             rows[:_ROWS],
             name="Not counted",
             left=3,
@@ -62,8 +61,14 @@ def not_counted(gathered: Gathered, place: dict[str, int]) -> str:
     )
 
 
-def _examples(where: Sequence[str]) -> str:
-    names = sorted({name for name in where if name})
+def _times(where: Sequence[Item]) -> str:
+    """Targets; the draws of one are told beside it."""
+    n = len(set(where))
+    return f"{n}" if n == len(where) else f"{n}<br><small>{len(where)} with all draws</small>"
+
+
+def _examples(where: Sequence[Item]) -> str:
+    names = sorted({" ".join(filter(None, item[1:])) for item in where} - {""})
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 

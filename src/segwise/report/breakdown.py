@@ -209,7 +209,7 @@ def unranked(gathered: Gathered, ranked: Sequence[Ranked], place: dict[str, int]
             reason = f'<span class="tag bad">{words.DOUBT[arm.doubt]}</span>'
         mean = arm.mean(gathered.primary, arm.values)
         rows.append([arm_name(arm, place), f'<td class="w">{reason}</td>', number(mean), counts(arm)])
-    head = ["Arm", '<th scope="col" class="w">Why not ranked</th>', f"Mean {e(gathered.primary)}", "Counts"]
+    head = ["Arm", '<th scope="col" class="w">Why not ranked</th>', f"Mean {e(gathered.primary)}", "Targets"]
     kinds = [kind for kind in words.DOUBT if any(arm.doubt == kind for arm in left)]
     means = [f"<b>{words.DOUBT[kind].capitalize()}</b>: {words.DOUBT_MEANS[kind]}; never ranked." for kind in kinds]
     parts = [note(" ".join(means)) if means and rows else "", table(head, rows, name="Not ranked") if rows else ""]
@@ -221,5 +221,5 @@ def _never(arms: Sequence[Arm], place: dict[str, int]) -> str:
     """Arms that were left out before anything ran, folded away: their reasons stand under "Not counted"."""
     if not arms:
         return ""
-    body = table(["Arm", "Counts"], [[arm_name(arm, place), counts(arm)] for arm in arms], name="Never ran")
+    body = table(["Arm", "Targets"], [[arm_name(arm, place), counts(arm)] for arm in arms], name="Never ran")
     return details(f"{count(len(arms), 'arm')} never ran; why stands under Not counted", body)

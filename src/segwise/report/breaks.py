@@ -66,7 +66,8 @@ def made_up(line: Line, family: Family) -> str:
     """In words: when a model begins to paint what is not there."""
     found, name = broken(line.places, line.values, lost=FALSE), f"<b>{e(line.label)}</b>"
     first, last = 1 - float(line.values[0].mean()), 1 - float(line.values[-1].mean())
-    shares = f"it paints on {first:.0%} of {count(line.n_targets, 'absent target')} at {family.at(line.places[0])}"
+    asked = f"{count(line.n_targets, 'absent target')} of {count(line.values.shape[1], 'person')}"
+    shares = f"it paints on {first:.0%} of {asked} at {family.at(line.places[0])}"
     shares += f" and on {last:.0%} at {family.at(line.places[-1])}"
     if found.verdict == "breaks":
         return f"{name} begins to make targets up by <b>{family.at(found.fails)}</b> ({_interval(found)}): {shares}."

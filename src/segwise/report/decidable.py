@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 
 from segwise.report.markup import DASH, count, e, heat, note, number, signed, table
 from segwise.report.ranking import Ranked, arm_name
-from segwise.report.statistics import ALPHA, Floats, subject_means, subjects_needed
+from segwise.report.statistics import ALPHA, Floats, highest, minus, subject_means, subjects_needed
 
 POWER = 0.8
 N_BOOT = 2000
@@ -46,7 +46,9 @@ def detectable(
 def needed(
     difference: float, spread: float, *, n_pairs: int = 1, alpha: float = ALPHA, power: float = POWER
 ) -> int | None:
-    """The fewest subjects that would decide a difference with this power; None if more than 100,000 would."""
+    """The fewest subjects to decide a difference with this power; None if it is 0 or more than 100,000 would."""
+    if not minus(difference, 0.0):
+        return None
     low, high = max(2, subjects_needed(n_pairs, alpha=alpha)), _MOST
     if detectable(spread, high, n_pairs=n_pairs, alpha=alpha, power=power) > abs(difference):
         return None
@@ -71,7 +73,7 @@ def agreement(values: Floats, subjects: Sequence[str], *, n_boot: int = N_BOOT, 
     if not len(above):
         return math.nan, math.nan
     whole = subject_means(values, subjects).mean(axis=0)
-    own = np.sign(whole[above] - whole[below])
+    own = np.sign(minus(whole[above], whole[below]))
     taus = (np.sign(draws[:, above] - draws[:, below]) * own).mean(axis=1)
     return float(taus.mean()), float(np.quantile(taus, 0.025))
 
@@ -80,9 +82,9 @@ def without_one(values: Floats, subjects: Sequence[str]) -> list[str]:
     """The subjects without whom another arm would be first."""
     means = subject_means(values, subjects)  # in order of name
     names = sorted(set(subjects))
-    first = int(means.mean(axis=0).argmax())
+    first = highest(means.mean(axis=0))
     left = [np.delete(means, i, axis=0).mean(axis=0) for i in range(len(names))] if len(names) > 1 else []
-    return [name for name, mean in zip(names, left, strict=False) if int(mean.argmax()) != first]
+    return [name for name, mean in zip(names, left, strict=False) if highest(mean) != first]
 
 
 def section(one: Ranked, measure: str) -> str:
@@ -98,7 +100,7 @@ def _differences(one: Ranked, measure: str) -> str:
     n_pairs = len(panel.arms) * (len(panel.arms) - 1) // 2
     first, rows, smallest = result.order[0], [], []
     for i in result.order[1:_SHOWN]:
-        own = means[:, first] - means[:, i]
+        own = minus(means[:, first], means[:, i])
         spread = float(own.std(ddof=1)) if n > 1 else math.nan
         least = math.inf if math.isnan(spread) else detectable(spread, n, n_pairs=n_pairs)
         wanted = None if math.isnan(spread) else needed(float(own.mean()), spread, n_pairs=n_pairs)

@@ -17,6 +17,7 @@ from segwise.report import (
     breaks,
     decidable,
     dimension,
+    families,
     generated,
     human_time,
     labels,
@@ -183,6 +184,7 @@ def _sections(
     return [
         ("ranking", "Ranking", ranking.blocks(gathered, ranked) + not_ranked),
         ("decidable", "What these data can decide", decidable.section(first, gathered.primary) if first else ""),
+        ("floor", "Against the floor", families.section(gathered)),
         ("labels", "Labelled subjects", labels.section(gathered)),
         ("generated", "Generated data", generated.section(gathered)),
         ("prompts", "What is said", prompts.section(gathered)),
@@ -226,7 +228,7 @@ def _answer(gathered: Gathered, ranked: Sequence[Ranked], plan: Plan | None, nam
     else:
         head, text = words.nothing_to_rank(gathered)
         decided = False
-    paragraphs = [text, words.families(ranked[0].panel, ranked[0].result) if ranked else ""]
+    paragraphs = [text, families.answer(ranked)]
     for one in ranked[1:]:
         short = words.in_short(one.panel, one.result)
         paragraphs.append(f"On the {count(len(one.panel.items), 'target')} that {_names(one)} share: {short}.")

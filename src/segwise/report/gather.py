@@ -107,6 +107,10 @@ class Arm:
         """Subjects that it was scored on."""
         return frozenset(o.last.subject for o in self.outcomes)
 
+    def n_targets(self, status: str) -> int:
+        """Targets with an outcome of this status; the draws of one are one."""
+        return len({o.item for o in self.outcomes if o.status == status})
+
     def mean(self, measure: str, items: Iterable[Item]) -> float | None:
         """Mean of a measure over the subjects of these items, None if it is nowhere defined."""
         wanted = set(items)
@@ -216,6 +220,12 @@ def panels(arms: Sequence[Arm], *, at_most: int = 3) -> list[Panel]:
         if not kept or (len(panel.arms) > 1 and not rival):
             kept.append(panel)
     return kept[:at_most]
+
+
+def each_once(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Outcomes without unions of two sides that are there themselves."""
+    there = {outcome.item for outcome in outcomes if outcome.status == "done"}
+    return [o for o in outcomes if (*o.item[:2], f"left {o.item[2]}") not in there]
 
 
 def total_seconds(outcome: Outcome) -> float | None:

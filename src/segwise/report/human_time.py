@@ -22,7 +22,15 @@ from segwise.report.gather import Arm, Gathered, panel_of
 from segwise.report.markup import count, e, figure, listing, number, signed, table
 from segwise.report.markup import note as said
 from segwise.report.specs import gives
-from segwise.report.statistics import ALPHA, interval_of_mean, signed_rank, subject_means, subjects_needed
+from segwise.report.statistics import (
+    ALPHA,
+    highest,
+    interval_of_mean,
+    minus,
+    signed_rank,
+    subject_means,
+    subjects_needed,
+)
 
 CLICK_S, BOX_S, STROKE_S, NAME_S = 4.0, 7.0, 8.0, 3.0
 ENOUGH = 0.02  # of the measure: words that lose no more than this are worth their saving anyhow
@@ -88,7 +96,7 @@ def _best(gathered: Gathered) -> tuple[Arm, Arm] | None:
     for arms in groups:
         panel = panel_of(tuple(arms))
         means = panel.values.mean(axis=0) if panel.items else np.array([fmean(arm.values.values()) for arm in arms])
-        chosen.append(arms[int(means.argmax())])
+        chosen.append(arms[highest(means)])
     return chosen[0], chosen[1]
 
 
@@ -112,7 +120,7 @@ def trades(named: Arm, boxed: Arm) -> list[Trade]:
     found = []
     for target, own in sorted(rows.items()):
         means = subject_means(panel.values[own], [panel.persons[k] for k in own])  # [S, 2]
-        difference = (means[:, 0] - means[:, 1])[:, None]
+        difference = minus(means[:, [0]], means[:, [1]])
         enough = len(means) >= subjects_needed(1, alpha=ALPHA)
         sure = enough and float(signed_rank(difference)[0]) < ALPHA
         spent = [_spent(arm, target) for arm in (named, boxed)]

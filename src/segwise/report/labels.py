@@ -19,7 +19,7 @@ import numpy as np
 from segwise.report import figures
 from segwise.report.gather import Arm, Gathered
 from segwise.report.markup import e, figure, listing, note, number, signed, table
-from segwise.report.statistics import ALPHA, Floats, interval_of_mean, subjects_needed
+from segwise.report.statistics import ALPHA, Floats, interval_of_mean, minus, subjects_needed
 from segwise.spec import parse
 
 N_BOOT = 2000
@@ -137,7 +137,7 @@ def crossing(behind: Curve, ahead: Curve, *, n_boot: int = N_BOOT, seed: int = 0
     n = behind.values.shape[1]
     if not len(numbers) or n < subjects_needed(1, alpha=ALPHA):
         return Crossing(math.nan, math.nan, math.nan, "cannot decide")
-    difference = _on(ahead, numbers) - _on(behind, numbers)  # [N, P]
+    difference = minus(_on(ahead, numbers), _on(behind, numbers))  # [N, P]
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
     draws = counts @ difference.T / n  # [B, N]
     places = np.array([_place(numbers, row) for row in draws])

@@ -17,12 +17,15 @@ def e(text: Any) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number with so many decimals, a dash for None and nan."""
-    return DASH if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+    return DASH if value is None or math.isnan(value) else f"{value:z.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """A number with its sign."""
-    return DASH if value is None or math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+    """A number with its sign; one that rounds to zero has none."""
+    if value is None or math.isnan(value):
+        return DASH
+    text = f"{value:+.{digits}f}"
+    return (text if text.strip("+-0.") else text[1:]).replace("-", "−")
 
 
 def interval(low: float, high: float, digits: int = 3) -> str:

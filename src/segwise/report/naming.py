@@ -15,11 +15,20 @@ import numpy as np
 from segwise.records.types import Record, Score
 from segwise.report import figures
 from segwise.report.conditions import is_absent
-from segwise.report.gather import Arm, Gathered, Item, gather
+from segwise.report.gather import Arm, ArmKey, Gathered, Item, gather
 from segwise.report.markup import count, e, figure, number, signed, table
 from segwise.report.markup import note as said
 from segwise.report.specs import gives, parsed
-from segwise.report.statistics import ALPHA, Floats, interval_of_mean, signed_rank, subject_means, subjects_needed
+from segwise.report.statistics import (
+    ALPHA,
+    Floats,
+    interval_of_mean,
+    minus,
+    signed_rank,
+    subject_means,
+    subjects_needed,
+)
+from segwise.report.tally import Tally, tally
 from segwise.report.turning import broken
 
 PLAIN = "name"  # the prompter that says the common name
@@ -32,7 +41,7 @@ class Variant:
 
     Attributes:
         prompter: its spec.
-        answered: share of the asked targets that were answered at all.
+        answered: share of the asked targets that were answered at all, seeds averaged, mean over persons.
         values: [P] mean of each person, refusals as 0, on the targets that the plain name was asked for.
     """
 
@@ -76,19 +85,19 @@ def _only_words(prompter: str) -> bool:
 
 def _variant(arm: Arm, items: Sequence[Item], primary: str) -> Variant:
     values: dict[Item, list[float]] = {item: [] for item in items}
-    person, n_asked, n_answered = {}, 0, 0
+    answers: dict[Item, list[bool]] = {item: [] for item in items}
+    person = {}
     for outcome in arm.outcomes:
         if outcome.item not in values or (not outcome.last.prompt and outcome.status == "skipped"):
             continue
         person[outcome.item] = outcome.person
         value = outcome.values.get(primary)
-        n_asked += 1
-        n_answered += outcome.status in ("done", "undefined")
+        answers[outcome.item].append(outcome.status in ("done", "undefined"))
         values[outcome.item].append(0.0 if value is None else value)
     known = [item for item in items if values[item]]
-    column = np.array([[fmean(values[item])] for item in known]).reshape(len(known), 1)
-    means = subject_means(column, [person[item] for item in known]) if known else column
-    return Variant(arm.key[1], n_answered / max(n_asked, 1), means[:, 0])
+    columns = np.array([[fmean(values[item]), fmean(answers[item])] for item in known]).reshape(len(known), 2)
+    means = subject_means(columns, [person[item] for item in known]) if known else columns
+    return Variant(arm.key[1], float(means[:, 1].mean()) if known else 0.0, means[:, 0])
 
 
 def answer(model: str, found: Sequence[Variant], measure: str) -> str:
@@ -109,10 +118,10 @@ def _compared(plain: Variant, other: Variant, measure: str) -> str:
     share = "" if other.answered > 0.999 else f", {1 - other.answered:.0%} refused"
     if len(other.values) != len(plain.values):
         return f"{name} has not been asked of everyone{share}"
-    difference = other.values - plain.values
+    difference = minus(other.values, plain.values)
     mean = signed(float(difference.mean()))
     low, high = interval_of_mean(difference[:, None], [str(i) for i in range(len(difference))])
-    if (difference == 0).all():
+    if not difference.any():
         return f"{name} changes nothing{share}"
     sure = len(difference) >= subjects_needed(1, alpha=ALPHA) and float(signed_rank(difference[:, None])[0]) < ALPHA
     if sure and (low[0] > 0 or high[0] < 0):
@@ -133,18 +142,22 @@ def _mistakes(found: Sequence[Variant]) -> tuple[list[float], Floats]:
 
 def absent(records: Sequence[Record], scores: Sequence[Score]) -> list[str]:
     """In words: on how many targets that are not there each model painted all the same, whatever the condition."""
-    painted: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    painted: dict[ArmKey, list[tuple[str, Item, bool]]] = defaultdict(list)
     for arm in gather(records, scores).arms:
         if _only_words(arm.key[1]) and not arm.doubt:
             for outcome in arm.outcomes:
                 if outcome.status in ("done", "undefined") and is_absent(outcome):
                     value = next((v for m, v in outcome.values.items() if m.startswith("DSC")), None)
-                    painted[arm.key].append(value is not None)
-    return [
-        f"<b>{e(model)}</b> · {e(prompter)} paints on {sum(found)} of {count(len(found), 'target')} that "
-        f"{'is' if len(found) == 1 else 'are'} not there"
-        for (model, prompter), found in sorted(painted.items())
-    ]
+                    painted[arm.key].append((outcome.person, outcome.item, value is not None))
+    return [f"<b>{e(key[0])}</b> · {e(key[1])} {_painted(tally(found))}" for key, found in sorted(painted.items())]
+
+
+def _painted(found: Tally) -> str:
+    often = f", in most of {found.n_answers} answers to each" if found.n_answers > 1 else ""
+    return (
+        f"paints on {found.n} of {count(found.n_targets, 'target')} of {count(found.n_persons, 'person')} that "
+        f"{'is' if found.n_targets == 1 else 'are'} not there{often} ({found.share:.0%} as the mean over persons)"
+    )
 
 
 def _series(model: str, found: Sequence[Variant], index: int) -> figures.Series | None:

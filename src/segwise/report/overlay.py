@@ -17,6 +17,10 @@ from skimage import measure
 Crop = Mapping[
     str, NDArray[Any]
 ]  # image0..2 uint8 [H,W], reference0..2, prediction0..2 bool, spacing0..2 (row, col) mm
+KEY = (
+    '<p class="key"><span class="line reference"></span>reference <span class="line prediction"></span>prediction · '
+    "three planes through the target; where both outlines agree the prediction lies on top.</p>"
+)
 Key = tuple[str, str, int]  # task, target, round
 Crops = Callable[[Key], Crop | None]
 

@@ -21,7 +21,7 @@ from segwise.report.gather import Arm, Gathered, panel_of
 from segwise.report.markup import count, e, figure, number, signed, table
 from segwise.report.markup import note as said
 from segwise.report.specs import parsed
-from segwise.report.statistics import ALPHA, Floats, interval_of_mean, signed_rank, subjects_needed
+from segwise.report.statistics import ALPHA, Floats, interval_of_mean, minus, signed_rank, subjects_needed
 from segwise.report.turning import by_person
 from segwise.spec import Spec, Value
 
@@ -60,8 +60,8 @@ class Curve:
         x = np.array(self.places)
         if self.of_mm:
             centred = x - x.mean()
-            return np.asarray(-(centred @ self.values) / (centred**2).sum())
-        return np.asarray((self.values[-1] - self.values[0]) / (x[-1] - x[0]))
+            return minus(np.zeros(self.values.shape[1]), centred @ self.values / (centred**2).sum())
+        return np.asarray(minus(self.values[-1], self.values[0]) / (x[-1] - x[0]))
 
 
 def section(gathered: Gathered) -> str:

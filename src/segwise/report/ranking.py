@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -10,7 +11,7 @@ from statistics import fmean, median
 import numpy as np
 
 from segwise.report import figures, words
-from segwise.report.gather import Arm, Gathered, Panel, panels, total_seconds
+from segwise.report.gather import Arm, Gathered, Item, Panel, panels, total_seconds
 from segwise.report.markup import (
     DASH,
     count,
@@ -109,9 +110,13 @@ def blocks(gathered: Gathered, ranked: Sequence[Ranked]) -> str:
 
 
 def counts(arm: Arm) -> str:
-    """Counts of what did not give a value, as they stand beside every mean."""
+    """Targets that gave no value, by status, as they stand beside every mean; the draws of a target are one."""
     marks = {"failed": "bad", "skipped": "mild", "undefined": "mild"}
-    parts = [f'<span class="tag {marks[s]}">{arm.counts[s]} {s}</span>' for s in marks if arm.counts[s]]
+    parts = []
+    for status in [s for s in marks if arm.counts[s]]:
+        n = arm.n_targets(status)
+        draws = f' title="{count(arm.counts[status], "result")} over all draws"' if n != arm.counts[status] else ""
+        parts.append(f'<span class="tag {marks[status]}"{draws}>{n} {status}</span>')
     return " ".join(parts) or '<span class="none">none</span>'
 
 
@@ -123,7 +128,7 @@ def _table(gathered: Gathered, one: Ranked) -> str:
     head += ["<small>mean over<br>targets</small>", *(f"{e(m)}{' mm' if m == 'HD95' else ''}" for m in beside)]
     head += [f"<small>{e(gathered.primary)} if a<br>failure is 0</small>"] if any_failed else []
     head += ["Interactions<br><small>a target</small>", "Seconds<br><small>a target, median</small>"]
-    head += ["Subjects, cases,<br>targets", "Not in the mean"]
+    head += ["Subjects, cases,<br>targets", "Targets not<br>in the mean"]
     rows = []
     for i in result.order:
         arm = panel.arms[i]
@@ -169,13 +174,15 @@ def _with_failures(arm: Arm, panel: Panel) -> float | None:
     """Mean over subjects of a panel's items and of those left out for a failure, each failure counted as 0."""
     wanted = {*panel.items, *panel.left_out}
     failed = {o.item for o in arm.outcomes if o.status == "failed"}
-    by_person: dict[str, list[float]] = {}
+    by_item: dict[tuple[str, Item], list[float]] = defaultdict(list)
     for outcome in arm.outcomes:
         item = outcome.item
         if item in wanted and (item in failed or item in arm.values):
-            by_person.setdefault(outcome.person, []).append(
-                0.0 if outcome.status == "failed" else arm.values.get(item, 0.0)
-            )
+            value = 0.0 if outcome.status == "failed" else arm.values.get(item, 0.0)
+            by_item[outcome.person, item].append(value)
+    by_person: dict[str, list[float]] = defaultdict(list)
+    for (person, _), values in by_item.items():
+        by_person[person].append(fmean(values))
     return fmean(fmean(values) for values in by_person.values()) if by_person else None
 
 

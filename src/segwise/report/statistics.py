@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 Floats = NDArray[np.float64]
@@ -88,7 +88,7 @@ def compare(
     low, high = _pair_intervals(draws, pairs, alpha=alpha)
     if n_subjects < 2:
         low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
-    difference = means.mean(axis=0)[:, None] - means.mean(axis=0)[None, :]
+    difference = minus(means.mean(axis=0)[:, None], means.mean(axis=0)[None, :])
     p = _square(p_pairs, p_pairs, pairs, n_arms)
     difference_low = _square(low, -high, pairs, n_arms)
     difference_high = _square(high, -low, pairs, n_arms)
@@ -128,6 +128,20 @@ def subject_means(values: Floats, subjects: Sequence[str]) -> Floats:
     sums = np.zeros((len(names), values.shape[1]))
     np.add.at(sums, index, values)
     return np.asarray(sums / np.bincount(index, minlength=len(names))[:, None])
+
+
+def minus(a: ArrayLike, b: ArrayLike) -> Floats:
+    """a - b without float noise: two values that are equal but for it differ by exactly 0 (never -0).
+
+    Differences of scores are made here and nowhere else, so that a test of "nothing changed" and the number of subjects
+    that a difference would need never read noise.
+    """
+    return np.asarray(np.round(np.subtract(a, b), _DIGITS) + 0.0)
+
+
+def highest(values: Floats) -> int:
+    """Index of the greatest value; of those that are equal but for float noise, the first."""
+    return int(np.round(values, _DIGITS).argmax())
 
 
 def interval_of_mean(
@@ -240,7 +254,7 @@ def _mid_ranks(values: Floats) -> Floats:
 
 def _differences(means: Floats, pairs: list[tuple[int, int]]) -> Floats:
     left, right = np.array(pairs, dtype=int).reshape(-1, 2).T
-    return np.asarray(means[:, left] - means[:, right])
+    return minus(means[:, left], means[:, right])
 
 
 def _pair_intervals(draws: Floats, pairs: list[tuple[int, int]], *, alpha: float) -> tuple[Floats, Floats]:
@@ -248,12 +262,12 @@ def _pair_intervals(draws: Floats, pairs: list[tuple[int, int]], *, alpha: float
     if not parts:
         return np.empty(0), np.empty(0)
     low, high = (np.concatenate(side) for side in zip(*parts, strict=True))
-    return np.round(low, _DIGITS), np.round(high, _DIGITS)
+    return np.round(low, _DIGITS) + 0.0, np.round(high, _DIGITS) + 0.0
 
 
 def _square(upper: Floats, lower: Floats, pairs: list[tuple[int, int]], n: int) -> Floats:
     """[A, A] from values of pairs (row < column) and of the same pairs turned round; nan on the diagonal."""
     square = np.full((n, n), np.nan)
     for (i, j), above, below in zip(pairs, upper, lower, strict=True):
-        square[i, j], square[j, i] = above, below
+        square[i, j], square[j, i] = above + 0.0, below + 0.0  # no -0
     return square

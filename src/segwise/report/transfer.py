@@ -17,7 +17,16 @@ from segwise.report import elsewhere, figures, words
 from segwise.report.gather import Arm, Gathered, Item
 from segwise.report.markup import count, details, e, figure, heat, listing, number, table
 from segwise.report.markup import note as said
-from segwise.report.statistics import ALPHA, Floats, interval_of_mean, signed_rank, subject_means, subjects_needed
+from segwise.report.statistics import (
+    ALPHA,
+    Floats,
+    highest,
+    interval_of_mean,
+    minus,
+    signed_rank,
+    subject_means,
+    subjects_needed,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +86,7 @@ def matrix(arms: Sequence[Arm], part_of: Callable[[Item], str]) -> list[Transfer
     tables = {part: _table_of(able, _equals(part_of, part)) for part in parts} if able else {}
     if len(parts) < 2 or not able or any(not table_.size for table_ in tables.values()):
         return []
-    best = {part: int(table.mean(axis=0).argmax()) for part, table in tables.items()}
+    best = {part: highest(table.mean(axis=0)) for part, table in tables.items()}
     return [_transfer(able, tables[b], a, b, best[a], best[b]) for a in parts for b in parts]
 
 
@@ -89,7 +98,7 @@ def held_out(arms: Sequence[Arm]) -> list[Transfer]:
     for name in names if len(names) > 1 and len(able) > 1 else ():
         others, own = (_table_of(able, _equals(_target, name, other=other)) for other in (True, False))
         if others.size and own.size:
-            chosen, best = (int(table.mean(axis=0).argmax()) for table in (others, own))
+            chosen, best = (highest(table.mean(axis=0)) for table in (others, own))
             found.append(_transfer(able, own, "the others", name, chosen, best))
     return found
 
@@ -108,7 +117,7 @@ def _equals(part_of: Callable[[Item], str], part: str, *, other: bool = False) -
 
 
 def _transfer(arms: Sequence[Arm], table_: Floats, a: str, b: str, chosen: int, best: int) -> Transfer:
-    lost = table_[:, best] - table_[:, chosen]
+    lost = minus(table_[:, best], table_[:, chosen])
     return Transfer(a, b, arms[chosen].label, arms[best].label, float(table_[:, chosen].mean()), lost)
 
 
@@ -126,6 +135,8 @@ def answer(one: Transfer, measure: str) -> str:
     where += f"{number(one.value)} {e(measure)}"
     if one.arm == one.best:
         return f"{where} and is the best there too."
+    if not one.lost.any():
+        return f"{where}, just as {e(one.best)}, the best there."
     lost, people = float(one.lost.mean()), count(len(one.lost), "person")
     tail = f"{number(lost)} behind {e(one.best)}"
     return f"{where}, {tail}, beyond chance." if one.sure else f"{where}, {tail}, which {people} cannot decide."

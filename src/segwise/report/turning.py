@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segwise.report.gather import Panel
-from segwise.report.statistics import ALPHA, Floats, holm, signed_rank, subject_means, subjects_needed
+from segwise.report.statistics import ALPHA, Floats, holm, minus, signed_rank, subject_means, subjects_needed
 
 N_BOOT = 2000
 SURE = 0.95  # share of the draws that must agree
@@ -71,14 +71,14 @@ def knee(values: Floats) -> Knee:
         values: [K, P], the cheapest first; the first is what gains are over.
     """
     mean = values.mean(axis=1)
-    gain = float(mean.max() - mean[0])
+    gain = float(minus(mean.max(), mean[0]))
     undecided = Knee(-1, -1, -1, gain, "cannot decide")
     if len(values) < 2 or values.shape[1] < subjects_needed(1, alpha=ALPHA):
         return undecided
     draws = _draws(values)
-    over = draws[:, 1:] - draws[:, :1]
+    over = minus(draws[:, 1:], draws[:, :1])
     low, high = np.quantile(over, [ALPHA / 2, 1 - ALPHA / 2], axis=0)
-    p = holm(signed_rank((values[1:] - values[0]).T))
+    p = holm(signed_rank(minus(values[1:], values[0]).T))
     if not ((p < ALPHA) & (low > 0)).any():
         return Knee(-1, -1, -1, gain, "no gain") if (high < WORTH).all() else undecided
     places = np.array([_first_of(row) for row in draws])

@@ -9,10 +9,9 @@ from typing import Any
 
 from segwise.records.types import Record
 from segwise.report.gather import Arm, Gathered, Outcome, Panel
-from segwise.report.markup import count, details, e, interval, listing, number, signed
+from segwise.report.markup import count, details, e, interval, listing, number
 from segwise.report.statistics import Comparison
 
-FAMILIES = ("generalist", "specialist")
 DOUBT = {"random": "random weights", "unknown": "unknown weights"}
 DOUBT_MEANS = {
     "random": "its scores mean nothing",
@@ -78,27 +77,6 @@ def _why_undecided(result: Comparison) -> str:
     return f"{order}: at least {result.n_needed} subjects are needed to decide any of {count(n_pairs, 'pair')}."
 
 
-def families(panel: Panel, result: Comparison) -> str:
-    """The best generalist against the best specialist, "" if one of them is missing."""
-    best: dict[str, int] = {}
-    for i in result.order:
-        best.setdefault(str(panel.arms[i].card.get("family", "")), i)
-    if any(family not in best for family in FAMILIES):
-        return ""
-    a, b = sorted((best[family] for family in FAMILIES), key=lambda i: (-result.mean[i], i))
-    names = {best[family]: f"the best {family}, <b>{e(panel.arms[best[family]].label)}</b>," for family in FAMILIES}
-    sure = "; this is beyond chance." if result.decided[a, b] else "; these data cannot decide between the two."
-    effort = {i: median_interactions(panel.arms[i], panel) for i in (a, b)}
-    asked = (
-        f" It asked {_interactions(effort[a])} of a person for each target, the other {_interactions(effort[b])}."
-        if None not in effort.values()
-        else ""
-    )
-    text = f"{names[a]} reaches {number(result.mean[a])}, {names[b]} {number(result.mean[b])}"
-    difference = signed(result.difference[a, b])
-    return f"<b>Generalist or specialist?</b> {text[0].upper()}{text[1:]} ({difference}){sure}{asked}"
-
-
 def median_interactions(arm: Arm, panel: Panel | None = None) -> float | None:
     """What a person had to do for one target, in the median."""
     wanted = set(panel.items) if panel else None
@@ -106,10 +84,6 @@ def median_interactions(arm: Arm, panel: Panel | None = None) -> float | None:
         o.last.n_interactions for o in arm.outcomes if o.status == "done" and (wanted is None or o.item in wanted)
     ) or sorted(o.last.n_interactions for o in arm.outcomes if o.status == "done")
     return None if not found else (found[(len(found) - 1) // 2] + found[len(found) // 2]) / 2
-
-
-def _interactions(n: float | None) -> str:
-    return "nothing" if not n else f"{n:g} interaction{'' if n == 1 else 's'}"
 
 
 def scope(panel: Panel) -> str:

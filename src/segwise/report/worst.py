@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segwise.report import words
-from segwise.report.gather import Gathered, Outcome
+from segwise.report.gather import Gathered, Outcome, each_once
 from segwise.report.markup import count, e, number
-from segwise.report.overlay import Crops, pictures
+from segwise.report.overlay import KEY, Crops, pictures
 from segwise.report.ranking import Ranked, arm_name
 
 SHOWN = 12
@@ -21,7 +21,7 @@ def worst(gathered: Gathered, ranked: Sequence[Ranked], crops: Crops) -> str:
     arms = list(dict.fromkeys(arm for one in ranked for arm in one.arms)) or [a for a in gathered.arms if a.values]
     place = ranked[0].place if ranked else {}
     names = {arm.key: arm_name(arm, place) for arm in arms}
-    chosen = choose([_each_once(arm.outcomes) for arm in arms], gathered.primary)
+    chosen = choose([each_once(arm.outcomes) for arm in arms], gathered.primary)
     spent, cards = 0, []
     for outcome in chosen:
         last = outcome.last
@@ -33,23 +33,12 @@ def worst(gathered: Gathered, ranked: Sequence[Ranked], crops: Crops) -> str:
         cards.append(_card(outcome, names[last.model, last.prompter], gathered.primary, planes))
     if not cards:
         return ""
-    key = (
-        '<p class="key"><span class="line reference"></span>reference '
-        '<span class="line prediction"></span>prediction · '
-        "three planes through the target; where both outlines agree the prediction lies on top.</p>"
-    )
     missing = "" if spent else "<p>No pictures were stored with this run.</p>"
     lead = (
         f"<p>The lowest {e(gathered.primary)} of each of the first arms, then the lowest of all "
         f"({count(len(cards), 'result')}); the last round of each.</p>"
     )
-    return f'{lead}{key if spent else missing}<div class="cards">{"".join(cards)}</div>'
-
-
-def _each_once(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Outcomes without unions of two sides that are there themselves."""
-    there = {outcome.item for outcome in outcomes if outcome.status == "done"}
-    return [o for o in outcomes if (*o.item[:2], f"left {o.item[2]}") not in there]
+    return f'{lead}{KEY if spent else missing}<div class="cards">{"".join(cards)}</div>'
 
 
 def choose(by_arm: Sequence[Sequence[Outcome]], measure: str) -> list[Outcome]:
