@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import tomllib
@@ -16,7 +17,9 @@ import small_checkpoints
 from segwise import anatomy, assemble, catalog, spec
 from segwise.cli import app as program
 from segwise.datasets.btcv import LABELS
+from segwise.errors import PlanError
 from segwise.evaluate import compare
+from segwise.records import plan as plans
 from segwise.records.run import Run
 
 SHAPE = (8, 24, 26)
@@ -33,6 +36,22 @@ def test_a_shipped_plan_names_what_there_is(name):
     for metric in plan.metrics:
         assemble.metric_info(metric)
     assert all(anatomy.resolve(target).known for target in plan.targets)
+
+
+def test_a_model_that_fits_no_case_is_left_out_where_the_plan_says_so_and_else_refused(tmp_path):
+    """`zero_shot` on CT alone: its specialist for brains has nothing to do, and the rest goes on."""
+    _btcv(tmp_path, 1, 6)
+    plan = compare.named_plan("zero_shot")
+    found = compare.preview(plan, tmp_path)
+    assert "meshnet" not in {task.model for task in found.tasks} and len({task.model for task in found.tasks}) == 12
+    assert any(reason == "meshnet is made for MR, not for CT" for reason in found.left_out)
+    with pytest.raises(PlanError, match="meshnet has nothing to do: meshnet is made for MR"):
+        compare.preview(dataclasses.replace(plan, optional=()), tmp_path)
+    alone = dataclasses.replace(plan, models=("meshnet",), pairs=())
+    with pytest.raises(PlanError, match="meshnet has nothing to do"):
+        compare.preview(alone, tmp_path)
+    with pytest.raises(PlanError, match=r"mine\.toml: optional: geodesic, expected models of the plan"):
+        plans.build({"models": ["box-fill"], "optional": ["geodesic"]}, name="mine", source="mine.toml")
 
 
 def test_the_first_experiment_asks_for_every_organ_of_btcv():
