@@ -54,6 +54,13 @@ def test_a_model_that_fits_no_case_is_left_out_where_the_plan_says_so_and_else_r
         plans.build({"models": ["box-fill"], "optional": ["geodesic"]}, name="mine", source="mine.toml")
 
 
+def test_domain_shift_has_every_damage_in_five_levels_with_the_target_and_without_it():
+    asked = compare.named_plan("domain_shift").conditions
+    for kind in ("noise", "streaks", "motion", "bias", "cut-view", "contrast"):
+        for before in ("", "without(target=spleen)+"):
+            assert {f"{before}{kind}(level={level})" for level in range(1, 6)} <= set(asked), (kind, before)
+
+
 def test_the_first_experiment_asks_for_every_organ_of_btcv():
     assert compare.named_plan("zero_shot_btcv").targets == LABELS
 
