@@ -14,7 +14,7 @@ import pytest
 
 import dataset_trees as trees
 import small_checkpoints
-from segwise import anatomy, assemble, catalog, spec
+from segwise import anatomy, assemble, catalog, spec, study
 from segwise.cli import app as program
 from segwise.datasets.btcv import LABELS
 from segwise.errors import PlanError
@@ -59,6 +59,59 @@ def test_domain_shift_has_every_damage_in_five_levels_with_the_target_and_withou
     for kind in ("noise", "streaks", "motion", "bias", "cut-view", "contrast"):
         for before in ("", "without(target=spleen)+"):
             assert {f"{before}{kind}(level={level})" for level in range(1, 6)} <= set(asked), (kind, before)
+
+
+def _told() -> dict[str, tuple[str, str]]:
+    """What docs/how-to/plans.md says: plan -> (makes its own persons, what it needs)."""
+    text = (Path(__file__).parent.parent / "docs" / "how-to" / "plans.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")
+    ]
+    return {row[0].strip("`"): (row[1], row[2]) for row in rows if len(row) == 3}
+
+
+def test_every_plan_stands_in_the_table_of_what_it_needs():
+    assert set(_told()) == set(catalog.names("plans"))
+
+
+@pytest.mark.parametrize("name", catalog.names("plans"))
+def test_a_plan_makes_persons_and_needs_what_the_table_says(name):
+    plan, (makes, needed) = compare.named_plan(name), _told()[name]
+    made = bool(plan.persons) or (plan.study is not None and bool(plan.study.persons[1]))
+    assert makes.startswith("yes") == made and makes.endswith("trains") == (plan.study is not None)
+    assert needed and all(f"**{need}**" in needed for need in plan.needs)
+    families = {study.HOME.get(family, family) for family, _ in plan.persons}
+    assert (len(families) > 1) == (plans.DATA_SETS in plan.needs)  # rare persons make no data set of their own
+
+
+def test_one_data_set_is_told_to_answer_half_of_cross_dataset(tmp_path, monkeypatch, capsys):
+    """A warning before the run, and in the report, with each structure held out."""
+    plan = tmp_path / "one.toml"
+    text = 'question = "Which?"\nmodels = ["box-fill", "geodesic"]\nprompters = ["box3d"]\nmetrics = ["overlap"]\n'
+    plan.write_text(text + 'needs = ["several data sets"]\n')
+    data = _btcv(tmp_path / "data", 1, 2, 3)
+    assert _run(monkeypatch, plan, data, tmp_path / "run") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "warning: one: one data set came (BTCV)" in said and "give --data once for each of several" in said
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "What is left unanswered</h2>" in page and "one data set came" in page and "Held-out anatomies" in page
+    plan.write_text(text)
+    assert _run(monkeypatch, plan, data, tmp_path / "other") == 0
+    assert "What is left unanswered" not in (tmp_path / "other" / "report.html").read_text(encoding="utf-8")
+
+
+def test_shapes_are_not_asked_of_targets_without_levels(tmp_path, monkeypatch, capsys):
+    assert _run(monkeypatch, Path("shape_break"), _btcv(tmp_path / "data", 1, 2), tmp_path / "run") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "shape_break: no target comes in levels (these data have aorta, " in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_need_that_nobody_knows_is_refused():
+    with pytest.raises(
+        PlanError, match=r"mine\.toml: needs: luck, expected some of several data sets, targets in levels"
+    ):
+        plans.build({"models": ["box-fill"], "needs": ["luck"]}, name="mine", source="mine.toml")
 
 
 def test_the_first_experiment_asks_for_every_organ_of_btcv():
