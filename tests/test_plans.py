@@ -114,6 +114,30 @@ def test_a_need_that_nobody_knows_is_refused():
         plans.build({"models": ["box-fill"], "needs": ["luck"]}, name="mine", source="mine.toml")
 
 
+def test_the_twin_of_the_held_out_anatomies_asks_for_the_same_and_says_for_whom_it_stands():
+    theirs, ours = compare.named_plan("held_out_medsam"), compare.named_plan("held_out")
+    assert theirs.targets == ours.targets and {"medsam", "sam-med3d"} <= {pair.model for pair in theirs.pairs}
+    assert "In place of MedSAM and SAM-Med3D" in ours.question and "held_out_medsam" in ours.question
+
+
+def test_weights_that_are_missing_are_named_with_what_to_type(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SEGWISE_WEIGHTS_DIR", str(tmp_path / "none"))
+    plan = tmp_path / "mine.toml"
+    pairs = [("medsam", "box2d"), ("sam-med3d", "center-point")]
+    plan.write_text("".join(f'[[pairs]]\nmodel = "{model}"\nprompter = "{prompter}"\n' for model, prompter in pairs))
+    assert _run(monkeypatch, plan, _btcv(tmp_path / "data", 1), tmp_path / "run") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "medsam_vit_b.pth not found" in said and "sam_med3d_turbo.pth not found" in said
+    assert "segwise weights pull medsam or segwise weights import FILE" in said
+
+
+@pytest.mark.parametrize("name", ["held_out", "held_out_medsam", "zero_shot"])
+def test_a_plan_finds_all_its_targets_in_the_real_cases(name, data):
+    found = compare.preview(compare.named_plan(name), data)
+    asked = {target for task in found.tasks for target in task.targets}
+    assert set(found.plan.targets) <= asked and len({task.prompter for task in found.tasks}) > 2
+
+
 def test_the_first_experiment_asks_for_every_organ_of_btcv():
     assert compare.named_plan("zero_shot_btcv").targets == LABELS
 
