@@ -114,6 +114,15 @@ def test_a_need_that_nobody_knows_is_refused():
         plans.build({"models": ["box-fill"], "needs": ["luck"]}, name="mine", source="mine.toml")
 
 
+def test_prompt_sensitivity_asks_the_pretrained_generalist_with_every_kind_of_box_that_it_takes():
+    plan = compare.named_plan("prompt_sensitivity")
+    said = {pair.prompter for pair in plan.pairs if pair.model == "litemedsam"}
+    assert {spec.parse(one).name for one in said} == {"box3d"} and "box3d" in said
+    for error in ("margin_mm", "jitter_mm"):  # each makes a curve with the exact box
+        assert any(error in spec.parse(one).args for one in said)
+    assert all(one in plan.prompters for one in said)  # as the others are asked
+
+
 def test_the_twin_of_the_held_out_anatomies_asks_for_the_same_and_says_for_whom_it_stands():
     theirs, ours = compare.named_plan("held_out_medsam"), compare.named_plan("held_out")
     assert theirs.targets == ours.targets and {"medsam", "sam-med3d"} <= {pair.model for pair in theirs.pairs}
