@@ -11,7 +11,7 @@ import pytest
 from report_fakes import join, outcome
 from segwise.evaluate import conditions as words
 from segwise.report import adapted, breaks, page
-from segwise.report.conditions import families
+from segwise.report.conditions import Family, Line, families
 from segwise.report.turning import broken
 
 MM = (1, 2, 3, 5, 7, 10)
@@ -174,3 +174,16 @@ def test_few_persons_cannot_decide_whether_an_adapter_keeps_more():
 def test_nothing_is_said_of_adapters_where_none_is_made_for_volumes():
     _, (family,) = families(*adapted_run([("", 0, 0.30), ("+plane", 0, 0.15)]))
     assert adapted.section(family, "DSC") == ""
+
+
+def test_an_adapter_is_compared_between_the_places_and_over_the_persons_that_both_arms_have():
+    values = np.array([[0.9, 0.9, 0.9], [0.8, 0.8, 0.8], [0.6, 0.6, 0.6]])
+    whole = Line("whole", (1.0, 3.0, 10.0), values, 3, ("a", "b", "c"))
+    part = Line("part", (3.0, 10.0), values[:2, 1:], 2, ("b", "c"), volumes=True)
+    found = adapted.kept(part, whole)
+    assert (found.ends, found.n) == ((3.0, 10.0), 2)
+    assert found.losses == pytest.approx((0.1, 0.2)) and found.mean == pytest.approx(0.1) and not found.sure
+    nobody = Line("other", (3.0, 10.0), values[:2, :1], 1, ("z",))
+    assert "cannot be compared" in adapted.answer(
+        part, nobody, Family("spacing", "", "{} mm", (part, nobody), ()), "DSC"
+    )

@@ -28,6 +28,8 @@ class Kept:
         low, high: of the bootstrap interval over persons; nan with one.
         sure: beyond chance.
         n: persons.
+        ends: the first and last place that both have.
+        losses: of the arm and of the other one between them, mean over the same persons.
     """
 
     mean: float
@@ -35,6 +37,8 @@ class Kept:
     high: float
     sure: bool
     n: int
+    ends: tuple[float, float] = (float("nan"), float("nan"))
+    losses: tuple[float, float] = (float("nan"), float("nan"))
 
 
 def section(family: Family, measure: str) -> str:
@@ -67,8 +71,10 @@ def _of_base(base: str, lines: Sequence[Line], family: Family, measure: str) -> 
 def answer(one: Line, other: Line, family: Family, measure: str) -> str:
     """In words: what an arm loses along the axis, and whether that is less than another one loses."""
     found = kept(one, other)
-    lost, there = (float(line.values[0].mean() - line.values[-1].mean()) for line in (one, other))
-    way = f"from {family.at(one.places[0])} to {family.at(one.places[-1])}"
+    if not found.n:
+        return f"<b>{e(one.label)}</b> and {e(other.label)} share no persons or places: they cannot be compared."
+    lost, there = found.losses
+    way = f"from {family.at(found.ends[0])} to {family.at(found.ends[1])}"
     head = f"<b>{e(one.label)}</b> loses {number(lost)} {e(measure)} {way}, {e(other.label)} {number(there)}"
     if np.isnan(found.low):
         return f"{head}: {count(found.n, 'person')} cannot decide."
@@ -84,12 +90,14 @@ def kept(one: Line, other: Line) -> Kept:
     people = sorted(set(one.people) & set(other.people))
     ends = sorted(set(one.places) & set(other.places))
     if not people or len(ends) < 2:
-        return Kept(0.0, float("nan"), float("nan"), False, len(people))
-    gain = _loss(other, people, ends) - _loss(one, people, ends)
+        return Kept(0.0, float("nan"), float("nan"), False, 0)
+    mine, theirs = _loss(one, people, ends), _loss(other, people, ends)
+    gain = theirs - mine
     low, high = (float(bound[0]) for bound in interval_of_mean(gain[:, None], people))
     enough = len(people) >= subjects_needed(1, alpha=ALPHA)
     sure = enough and (low > 0 or high < 0) and float(signed_rank(gain[:, None])[0]) < ALPHA
-    return Kept(float(gain.mean()), low, high, bool(sure), len(people))
+    losses = (float(mine.mean()), float(theirs.mean()))
+    return Kept(float(gain.mean()), low, high, bool(sure), len(people), (ends[0], ends[-1]), losses)
 
 
 def _loss(line: Line, people: Sequence[str], ends: Sequence[float]) -> Floats:
