@@ -82,22 +82,24 @@ def test_kinds_of_case_are_told_from_the_records():
         "small, below 5 ml",
         "slices above 3.5 mm",
         "scanner A 3 T",
+        "rare anatomy",
         "rare anatomy: after surgery",
     )
     usual = _told(reference_ml=250, spacing_mm=[1, 1, 1], facts={"anatomy": "usual"})
-    assert subgroups.kinds(usual) == ("large, above 100 ml", "voxels up to 1.5 mm", "", "usual anatomy")
-    assert subgroups.kinds(_told()) == ("", "", "", "")
+    assert subgroups.kinds(usual) == ("large, above 100 ml", "voxels up to 1.5 mm", "", "usual anatomy", "")
+    assert subgroups.kinds(_told()) == ("", "", "", "", "")
 
 
 def test_rare_anatomy_has_its_row_in_the_report():
     records, scores = study(8)
     for i, record in enumerate(records):
-        facts = {"anatomy": "implant" if record.case in ("case01", "case02") else "usual"}
+        facts = {"anatomy": {"case01": "implant", "case02": "organ removed"}.get(record.case, "usual")}
         records[i] = replace(record, provenance={**record.provenance, "facts": facts})
     from segwise.report import page
 
     text = page(records, scores)
-    assert "rare anatomy: implant</th><td>2</td>" in text and "usual anatomy</th><td>6</td>" in text
+    assert "rare anatomy</th><td>2</td>" in text and "usual anatomy</th><td>6</td>" in text
+    assert "rare anatomy: implant</th><td>1</td>" in text and "rare anatomy: organ removed</th><td>1</td>" in text
 
 
 def test_a_case_tells_its_scanner_and_anatomy(tmp_path):

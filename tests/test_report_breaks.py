@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
 from report_fakes import join, outcome
 from segwise.evaluate import conditions as words
-from segwise.report import breaks, page
-from segwise.report.conditions import families
+from segwise.report import adapted, breaks, page
+from segwise.report.conditions import Family, Line, families
 from segwise.report.turning import broken
 
 MM = (1, 2, 3, 5, 7, 10)
@@ -130,3 +131,59 @@ def test_what_is_made_up_is_counted_apart():
 
 def test_runs_without_conditions_have_no_such_section():
     assert breaks.section(*outcome()) == ""
+
+
+def adapted_run(falls, *, people=PEOPLE, seed=0):
+    """One base with trained adapters: falls: (adapter, made for volumes, loss to 10 mm)."""
+    rng = np.random.default_rng(seed)
+    runs = []
+    for name, volumes, loss in falls:
+        learned = {"model": f"general{name}", "subjects": 5, **({"volumes": volumes} if name else {})}
+        card = {"title": "g", "family": "generalist", **({"learned": learned} if name else {})}
+        spec = f"general{name}(checkpoint=/x/{name[1:]})" if name else "general"
+        for person in people:
+            own = rng.normal(0, 0.03)
+            for at in MM:
+                value = float(np.clip(0.85 - loss * (at - 1) / 9 + own + rng.normal(0, 0.01), 0, 1))
+                one = outcome(spec, "box3d", case=person, subject=person, dsc=(value,), card=card)
+                runs.append(under(f"spacing(mm={at})", one))
+    return join(*runs)
+
+
+def test_an_adapter_made_for_volumes_that_flattens_the_fall_is_found_and_one_that_does_not_is_not():
+    planted = adapted_run([("", 0, 0.30), ("+flat", 1, 0.15), ("+steep", 1, 0.30), ("+plane", 0, 0.30)])
+    _, (family,) = families(*planted)
+    text = adapted.section(family, "DSC")
+    assert "With and without an adapter made for volumes</b> (general): 2 of 4 comparisons show a flatter fall" in text
+    answers = re.findall("<li>(.*?)</li>", text)
+    flat = [one for one in answers if one.startswith("<b>general+flat")]
+    steep = [one for one in answers if one.startswith("<b>general+steep")]
+    assert len(flat) == len(steep) == 2 and not any("plane</b> loses" in one for one in answers)
+    assert all("beyond chance" in one and "loses 0.1" in one and " less; " in one for one in flat)
+    assert not any("beyond chance" in one for one in steep)
+
+
+def test_few_persons_cannot_decide_whether_an_adapter_keeps_more():
+    few = adapted_run([("", 0, 0.30), ("+flat", 1, 0.15)], people=PEOPLE[:4])
+    _, (family,) = families(*few)
+    text = adapted.section(family, "DSC")
+    assert "none of them is shown to flatten the fall" in text and "4 persons cannot decide" in text
+    assert "acts in the plane" in text  # what it is on a net of single slices is said
+
+
+def test_nothing_is_said_of_adapters_where_none_is_made_for_volumes():
+    _, (family,) = families(*adapted_run([("", 0, 0.30), ("+plane", 0, 0.15)]))
+    assert adapted.section(family, "DSC") == ""
+
+
+def test_an_adapter_is_compared_between_the_places_and_over_the_persons_that_both_arms_have():
+    values = np.array([[0.9, 0.9, 0.9], [0.8, 0.8, 0.8], [0.6, 0.6, 0.6]])
+    whole = Line("whole", (1.0, 3.0, 10.0), values, 3, ("a", "b", "c"))
+    part = Line("part", (3.0, 10.0), values[:2, 1:], 2, ("b", "c"), volumes=True)
+    found = adapted.kept(part, whole)
+    assert (found.ends, found.n) == ((3.0, 10.0), 2)
+    assert found.losses == pytest.approx((0.1, 0.2)) and found.mean == pytest.approx(0.1) and not found.sure
+    nobody = Line("other", (3.0, 10.0), values[:2, :1], 1, ("z",))
+    assert "cannot be compared" in adapted.answer(
+        part, nobody, Family("spacing", "", "{} mm", (part, nobody), ()), "DSC"
+    )

@@ -275,4 +275,4 @@ def test_persons_of_other_families_are_made_and_only_tested(tmp_path):
     content["study"] = {**CONTENT["study"], "persons": {"family": "lesions", "n": 1}}
     roots = study.made(plans.build(content, name="mine", source="mine.toml"), tmp_path / "data")
     assert [root.name for root in roots] == ["lesions", "head"]
-    assert [case.id for root in roots for case in api.read_cases(root)] == ["lesions_000", "head_000"]
+    assert [case.id for root in roots for case in api.read_cases(root)] == ["lesions_000", "head_10000"]

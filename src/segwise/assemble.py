@@ -339,6 +339,8 @@ def _learned(folder: ModelFolder) -> dict[str, str | int | float | tuple[str, ..
     own = {key: value for key, value in said.items() if isinstance(value, int | float | str)}
     people, made = folder.subjects, folder.generated
     own |= {"generated": made} if made else {}
+    adapters = [part.name for part in spec.parse(folder.spec).plus if part.name in catalog.names("adapters")]
+    own |= {"volumes": int(catalog.card("adapters", adapters[-1]).volumes)} if adapters else {}
     files = tuple(sha[:16] for _, sha in sorted(folder.files.items()))
     return {
         "model": folder.spec,

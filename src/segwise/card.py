@@ -94,7 +94,8 @@ class ModelCard:
         variants: "size=nano" -> what is so for specs with that argument, given or by default; `of` puts it in place.
         learned: of a model folder: "model" (what was trained), "subjects" (on how many), "data" (of which data set),
             "people" (who they are), "weights" (beginnings of the files' SHA-256), "parameters" (trained ones),
-            "seconds", "seed"; of a fold "recipe" and "fold"; {} for others.
+            "seconds", "seed"; of an adapter "volumes": 1 if it is made for them; of a fold "recipe" and "fold"; {} for
+            others.
     """
 
     title: str
@@ -132,12 +133,18 @@ class ModelCard:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterCard:
-    """An adaptation of a learned model."""
+    """An adaptation of a learned model.
+
+    Attributes:
+        fits: models that it is made for.
+        volumes: it is made to join neighbouring slices; on a net of single slices it acts in the plane.
+    """
 
     title: str
     summary: str
     paper: str = ""
     fits: tuple[str, ...] = ()
+    volumes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,6 +81,7 @@ def write_scan(folder: Path, scan: Scan, seed: int) -> None:
         "label_quality": "gold",
         "label_note": "gold: the generator knows what it painted",
         "licence": "Apache-2.0",
+        "anatomy": scan.anatomy or "usual",
         "label_map": {str(label): name for label, name in scan.names.items()},
     }
     (folder / "case.json").write_text(json.dumps(about, indent=1), encoding="utf-8")

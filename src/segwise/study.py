@@ -26,15 +26,19 @@ from segwise.spec import of_folder, parse
 from segwise.synth.head import head
 from segwise.synth.imaging import Scan, ct, mr
 from segwise.synth.lesions import lesions
+from segwise.synth.rare import rare_torso
 from segwise.synth.torso import torso
 from segwise.training import splits
 from segwise.training.labelled import Budget
 from segwise.training.loop import Progress
 from segwise.weights import folders
 
-FAMILIES = ("torso", "head", "thin-torso", "thick-torso", "lesions")  # that no shipped model saw
+FAMILIES = ("torso", "head", "thin-torso", "thick-torso", "lesions", "rare-torso")  # that no shipped model saw
 FIRST = 900  # seed of the first person
+APART = 10_000  # between the persons of data sets beside a study
 EXTRA = 5900  # of the first one that is only trained on
+RARE = 3000  # added for persons of rare anatomy: nobody is the same person with usual anatomy
+HOME = {"rare-torso": "torso"}  # lies in the data set of another family: scanned alike, so no data set of its own
 TORSO_MM, THIN_MM, THICK_MM, HEAD_MM = (3.0, 5.5, 5.5), (1.0, 4.0, 4.0), (6.0, 4.0, 4.0), (3.5, 3.5, 3.5)
 LESIONS_MM = (4.0, 2.0, 2.0)
 RATE, ADAPT_RATE = 1e-3, 3e-4
@@ -90,10 +94,13 @@ def made(plan: Plan, root: Path, *, tick: learn.Tick | None = None) -> list[Path
     assert plan.study is not None
     if not plan.persons:
         return [persons(plan.study, root, tick=tick)]
-    return [
-        _made_persons(family, n, where, FIRST, root / family, tick)
-        for where, (family, n) in (("study.persons", plan.study.persons), *(("persons", one) for one in plan.persons))
-    ]
+    family, n = plan.study.persons
+    found = [_made_persons(family, n, "study.persons", FIRST, root / family, tick)]
+    for k, (family, n) in enumerate(
+        plan.persons
+    ):  # other persons: nobody who was trained on is seen by another scanner
+        found.append(_made_persons(family, n, "persons", FIRST + APART * (k + 1), root / family, tick))
+    return found
 
 
 def _made_persons(family: str, n: int, where: str, first: int, root: Path, tick: learn.Tick | None) -> Path:
@@ -104,7 +111,8 @@ def _made_persons(family: str, n: int, where: str, first: int, root: Path, tick:
             tick(i, n, f"making {family} {i}")
         folder = root / f"{family}_{first + i - FIRST:03d}"
         if not (folder / "case.json").is_file():
-            write_scan(folder, _person(family, first + i), first + i)
+            seed = first + i + (RARE if family == "rare-torso" else 0)
+            write_scan(folder, _person(family, seed), seed)
     return root
 
 
@@ -115,6 +123,8 @@ def _person(family: str, seed: int) -> Scan:
         return ct(torso(seed, spacing_mm=2.2), seed, spacing_mm=THIN_MM)
     if family == "thick-torso":  # as of another scanner: thick slices and twice the noise
         return ct(torso(seed, spacing_mm=2.2), seed, spacing_mm=THICK_MM, noise_hu=28.0)
+    if family == "rare-torso":
+        return rare_torso(seed, spacing_mm=TORSO_MM)
     if family == "lesions":
         return ct(lesions(seed), seed, spacing_mm=LESIONS_MM)
     return mr(head(seed), seed, spacing_mm=HEAD_MM)

@@ -17,6 +17,7 @@ CARD = AdapterCard(
     ),
     paper="https://arxiv.org/abs/2309.08842",
     fits=("sam", "litemedsam", "sam2"),
+    volumes=True,
 )
 
 

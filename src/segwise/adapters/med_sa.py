@@ -19,6 +19,7 @@ CARD = AdapterCard(
     ),
     paper="https://arxiv.org/abs/2304.12620",
     fits=("sam", "litemedsam", "sam2"),
+    volumes=True,
 )
 
 

@@ -258,11 +258,13 @@ def turn(found: Any, *, json: bool) -> None:
 
 
 def preview(found: Any) -> None:
-    """How many tasks a plan has on these data, and what is left out and why; on standard output."""
+    """How many tasks a plan has on these data, what is left out and why, and on standard error what stays open."""
     cases, subjects = len({t.case for t in found.tasks}), len({t.subject for t in found.tasks})
     _out.print(f"{len(found.tasks)} tasks over {cases} cases of {subjects} subjects")
     for reason, count in found.left_out.items():
         _out.print(f"  left out: {escape(reason)}" + (f" ({count} times)" if count > 1 else ""))
+    for line in found.unanswered:
+        _err.print(f"[bold yellow]warning:[/] {escape(line)}")
 
 
 def ranking(rows: Sequence[Mapping[str, Any]]) -> None:

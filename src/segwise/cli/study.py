@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def generated(plan: Plan, out: Path | None) -> list[Path]:
-    """The folders of the persons that a plan makes where no data are given, beside the run; [] if it makes none."""
+    """The folders of the persons that a plan makes where no data are given, beside the run; [] if it makes none.
+
+    A family is a data set, but for one that lies in another's.
+    """
     from segwise import study
     from segwise.records.types import Study
 
@@ -29,7 +32,10 @@ def generated(plan: Plan, out: Path | None) -> list[Path]:
         raise SpecError(f"{plan.name} makes its own persons, beside the run; give -o RUN")
     root = out.with_name(f"{out.name}-data")
     with screen.progress() as tick:
-        return [study.persons(Study(persons=one), root / one[0], tick=tick) for one in plan.persons]
+        made = [
+            study.persons(Study(persons=one), root / study.HOME.get(one[0], one[0]), tick=tick) for one in plan.persons
+        ]
+    return list(dict.fromkeys(made))
 
 
 def studied(plan: Plan, data: list[Path], out: Path | None, *, layout: str | None, workers: int, dry_run: bool) -> None:

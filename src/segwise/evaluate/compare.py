@@ -15,7 +15,7 @@ from typing import Any
 
 from segwise import assemble, catalog, engine
 from segwise.errors import CatalogError, DatasetError, PlanError, RunError, WeightsError
-from segwise.evaluate import conditions, cost, expand, inventory, references
+from segwise.evaluate import answerable, conditions, cost, expand, inventory, references
 from segwise.evaluate import score as scoring
 from segwise.evaluate.expand import Source
 from segwise.evaluate.predict import Setup
@@ -41,6 +41,7 @@ class Preview:
         tasks: what would run.
         skipped: a record for each target that is left out, and for each case that cannot be read.
         left_out: reason -> how often.
+        unanswered: what of the question these data cannot answer, a line each.
     """
 
     plan: Plan
@@ -48,6 +49,7 @@ class Preview:
     tasks: tuple[Task, ...]
     skipped: tuple[Record, ...]
     left_out: Mapping[str, int]
+    unanswered: tuple[str, ...] = ()
 
 
 def plan_of(
@@ -90,7 +92,7 @@ def preview(plan: Plan, data: Path | str | Sequence[Path | str], *, layout: str 
     """Which tasks a plan has on data, and what is left out and why. Reads no voxel and loads no weight.
 
     Raises:
-        PlanError: a spec, case or target is wrong, or some model has no task.
+        PlanError: a spec, case or target is wrong, some model has no task, or nothing of the question can be answered.
         DatasetError: the data are of no known layout.
     """
     roots = [data] if isinstance(data, Path | str) else list(data)
@@ -100,7 +102,8 @@ def preview(plan: Plan, data: Path | str | Sequence[Path | str], *, layout: str 
         sources.append(Source(Path(root).resolve(), found, tuple(cases)))
     expanded = expand.expand(plan, sources)
     _each_once(expanded.tasks)
-    return Preview(plan, tuple(sources), expanded.tasks, expanded.skipped, expanded.left_out)
+    lines = answerable.unanswered(plan, expanded.tasks)
+    return Preview(plan, tuple(sources), expanded.tasks, expanded.skipped, expanded.left_out, lines)
 
 
 def _each_once(tasks: Sequence[Task]) -> None:
@@ -402,5 +405,6 @@ def _about(found: Preview, store: Run, command: Sequence[str], records: Sequence
         "versions": cost.versions(),
         "git": cost.git_revision(),
         "left_out": dict(found.left_out),
+        "unanswered": list(found.unanswered),
         "n_tasks": len({task.id for task in found.tasks} | {record.task for record in records if record.tried}),
     }

@@ -281,7 +281,7 @@ def _targets(arm: _Arm, case: Case, names: tuple[str, ...]) -> tuple[tuple[str, 
 def _all_have_tasks(plan: Plan, arms: Sequence[_Arm], found: _Found) -> None:
     able = {task.model for task in found.tasks}
     named = {m: str(assemble.model_info(m).spec) for m in (*plan.models, *(p.model for p in plan.pairs))}
-    idle = [model for model, spec in named.items() if spec not in able]
+    idle = [model for model, spec in named.items() if spec not in able and (model not in plan.optional or not able)]
     if not idle:
         return
     lines = []

@@ -10,6 +10,8 @@ seeds = 3
 conditions = ["noise(level=3)", "spacing(mm=5)"]                     # of the image, beside the cases as they are
 persons = { family = "torso", n = 6 }                                # who is made where no data are given
 scenario = "small-hospital"                                          # the report tells cost and workflow in it
+needs = ["several data sets"]                                        # or "targets in levels": said where data lack it
+optional = ["meshnet"]                                               # left out where nothing fits it
 
 [[cases]]                                                            # all if left out
 case = "ct_1"
@@ -33,7 +35,8 @@ from segwise.errors import PlanError, SpecError
 from segwise.records.types import Choice, Pair, Plan, Study, Training
 
 FIELDS: tuple[str, ...] = ("question", "models", "prompters", "pairs", "targets", "cases", "metrics", "seeds", "study")
-FIELDS += ("conditions", "persons", "scenario")
+FIELDS += ("conditions", "persons", "scenario", "needs", "optional")
+DATA_SETS, LEVELS = NEEDS = "several data sets", "targets in levels"
 AS_IS = "as-is"
 
 
@@ -80,11 +83,17 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Plan:
         conditions=tuple(c for c in _specs(content.get("conditions", []), f"{source}: conditions") if c != AS_IS),
         persons=_families(content.get("persons", []), f"{source}: persons"),
         scenario=_text(content.get("scenario", ""), f"{source}: scenario"),
+        needs=_texts(content.get("needs", []), f"{source}: needs"),
+        optional=tuple(_specs(content.get("optional", []), f"{source}: optional")),
     )
     if not plan.models and not plan.pairs and plan.study is None:
         raise PlanError(f"{source}: models: nothing came, expected at least one model")
     if plan.study is not None:
         _beside(plan.study, plan, source)
+    if strange := set(plan.needs) - set(NEEDS):
+        raise PlanError(f"{source}: needs: {', '.join(sorted(strange))}, expected some of {', '.join(NEEDS)}")
+    if strange := set(plan.optional) - {*plan.models, *(pair.model for pair in plan.pairs)}:
+        raise PlanError(f"{source}: optional: {', '.join(sorted(strange))}, expected models of the plan")
     if not plan.metrics:
         raise PlanError(f"{source}: metrics: nothing came, expected at least one metric")
     return plan

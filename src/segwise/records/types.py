@@ -98,6 +98,8 @@ class Plan:
         persons: families and numbers of generated persons where no data are given, e.g. (("torso", 6),): one data set
             each; beside a study they are only tested.
         scenario: of cost and workflow, by name or path; "" for none.
+        needs: what the question needs of the data: "several data sets", "targets in levels".
+        optional: models that are left out, instead of refusing the plan, where they have nothing to do.
     """
 
     name: str
@@ -113,6 +115,8 @@ class Plan:
     conditions: tuple[str, ...] = ()
     persons: tuple[tuple[str, int], ...] = ()
     scenario: str = ""
+    needs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from segwise.records.types import Record, Score
-from segwise.report import figures
+from segwise.report import adapted, figures
 from segwise.report.conditions import Family, Line, families
 from segwise.report.markup import count, details, e, figure, number, table
 from segwise.report.markup import note as said
@@ -38,7 +38,7 @@ def family_html(family: Family, measure: str, name: str) -> str:
     if family.accuracy:
         answers = "".join(f"<li>{answer(line, family, measure)}</li>" for line in family.accuracy)
         parts += [f"<ul>{answers}</ul>", _figure(family.accuracy, measure, family.along, name)]
-        parts.append(_table(family.accuracy, measure))
+        parts += [_table(family.accuracy, measure), adapted.section(family, measure)]
     if family.silence:
         answers = "".join(f"<li>{made_up(line, family)}</li>" for line in family.silence)
         drawn = _figure(family.silence, "share of absent targets left empty", family.along, f"{name}-absent")

@@ -26,12 +26,19 @@ class Line:
         places: [K] rising: the greater, the worse.
         values: [K, P], mean of each person over the targets that have a value at every place.
         n_targets: how many those are.
+        people: [P], in the order of `values`.
+        model, prompter: the arm's; of a model folder what was trained.
+        volumes: it has a trained adapter that is made for them.
     """
 
     label: str
     places: tuple[float, ...]
     values: Floats
     n_targets: int
+    people: tuple[str, ...] = ()
+    model: str = ""
+    prompter: str = ""
+    volumes: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +115,20 @@ def _lines(arms: Sequence[tuple[float, Mapping[ArmKey, Arm]]], primary: str, *, 
             continue
         person = {o.item: o.person for _, arm in there for o in arm.outcomes}
         table = np.array([[fmean(values[item]) for _, values in read] for item in shared])  # [N, K]
-        means = subject_means(table, [person[item] for item in shared]).T
-        yield Line(there[0][1].label, tuple(at for at, _ in read), np.asarray(means), len(shared))
+        persons = [person[item] for item in shared]
+        means = subject_means(table, persons).T
+        learned = there[0][1].card.get("learned")
+        learned = learned if isinstance(learned, Mapping) else {}
+        yield Line(
+            there[0][1].label,
+            tuple(at for at, _ in read),
+            np.asarray(means),
+            len(shared),
+            tuple(sorted(set(persons))),
+            str(learned.get("model") or key[0]),
+            key[1],
+            bool(learned.get("volumes")),
+        )
 
 
 def _values(arm: Arm, primary: str, *, absent: bool) -> Values:

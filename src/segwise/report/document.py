@@ -31,6 +31,7 @@ from segwise.report import (
     shell,
     structures,
     transfer,
+    unanswered,
     words,
 )
 from segwise.report.by_slice import by_slice
@@ -189,6 +190,7 @@ def _sections(
         ("generated", "Generated data", generated.section(gathered)),
         ("prompts", "What is said", prompts.section(gathered)),
         ("text-or-box", "Named or boxed", human_time.section(gathered)),
+        ("unanswered", "What is left unanswered", unanswered.section(gathered, meta)),
         ("transfer", "From data set to data set", transfer.section(gathered)),
         ("dimension", "Slices or volumes", dimension.section(gathered)),
         ("shapes", "Shapes", shapes.section(gathered)),

@@ -11,7 +11,10 @@ THIN_MM, THICK_MM = 1.5, 3.5
 
 
 def kinds(outcome: Outcome) -> tuple[str, ...]:
-    """Size, slice thickness, scanner and anatomy of a target, as the records tell; "" for what they do not tell."""
+    """Size, slice thickness, scanner and anatomy of a target, as the records tell; "" for what they do not tell.
+
+    Anatomy comes twice: rare or usual, and what is rare.
+    """
     told = outcome.last.provenance
     facts = told.get("facts")
     facts = facts if isinstance(facts, Mapping) else {}
@@ -20,15 +23,15 @@ def kinds(outcome: Outcome) -> tuple[str, ...]:
         _size(told.get("reference_ml")),
         _spacing(told.get("spacing_mm")),
         f"scanner {scanner}" if scanner else "",
-        _anatomy(rare),
+        *_anatomy(rare),
     )
 
 
-def _anatomy(told: str) -> str:
+def _anatomy(told: str) -> tuple[str, str]:
     """ "usual" must be told as well: where nothing is said nobody looked."""
-    if not told:
-        return ""
-    return "usual anatomy" if told == "usual" else f"rare anatomy: {told}"
+    if told in ("", "usual"):
+        return told and "usual anatomy", ""
+    return "rare anatomy", f"rare anatomy: {told}"
 
 
 def _size(ml: object) -> str:

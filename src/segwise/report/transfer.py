@@ -72,7 +72,7 @@ def section(gathered: Gathered) -> str:
         + _matrix(found, measure)
         + figure(_figure(arms, sorted({one.tested_on for one in found}), measure), "Mean over each data set's persons.")
         + elsewhere.section(arms, measure)
-        + _held_out(arms, measure)
+        + anatomies(arms, measure)
         + _shift(gathered, names)
         + _zero_shot(gathered, names)
         + _harmonised(gathered, names)
@@ -174,7 +174,8 @@ def _figure(arms: Sequence[Arm], parts: Sequence[str], measure: str) -> str:
     return figures.lines(drawn, measure=measure, along="data set", name="transfer", log=False, ticks=ticks)
 
 
-def _held_out(arms: Sequence[Arm], measure: str) -> str:
+def anatomies(arms: Sequence[Arm], measure: str) -> str:
+    """HTML of the table of structures held out; "" where there is one structure or one arm."""
     found = held_out(arms)
     if not found:
         return ""

@@ -21,11 +21,13 @@ class Scan:
         volume: [1, D, H, W] int16.
         labels: uint8 [D, H, W], 0 = background.
         names: label id -> common structure name.
+        anatomy: what is rare in this person, in words; "" where nothing is.
     """
 
     volume: Volume
     labels: Array
     names: dict[int, str]
+    anatomy: str = ""
 
 
 def ct(phantom: Phantom, seed: int, *, spacing_mm: Sequence[float], noise_hu: float = 14.0) -> Scan:

@@ -9,6 +9,7 @@ from segwise.synth.phantom import Painter, Phantom, Tissue
 from segwise.synth.shapes import Space, blob, curve, cut, join, tube
 
 HEIGHT_MM = 132.0
+CAVITY = Tissue(-98, 16, 12)  # fat around the organs
 
 
 def torso(seed: int, *, spacing_mm: float = 1.8) -> Phantom:
@@ -49,7 +50,7 @@ def _wall(paint: Painter, space: Space, rng: np.random.Generator) -> Array:
     inner = blob(space, (0, 8, 0), (146 - fat, 92 - fat * 0.8, 400), power=2.3)
     paint.paint(outer, Tissue(-104, 9, 9))  # subcutaneous fat
     paint.paint(muscle, Tissue(54, 11, 5))
-    paint.paint(inner, Tissue(-98, 16, 12))  # fat of the abdominal cavity
+    paint.paint(inner, CAVITY)
     for side in (-1, 1):  # back muscles
         back = blob(space, (side * 34, -74 + fat * 0.5, 0), (27, 19, 400), power=2.6)
         paint.paint(back, Tissue(58, 13, 4), within=outer)
