@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import types
+from typing import ClassVar
 
 import pytest
 
@@ -15,7 +16,7 @@ from segwise.training.loop import train
 class Board:
     """In the place of TensorBoard's writer: what it was told."""
 
-    made: list[Board] = []
+    made: ClassVar[list[Board]] = []
 
     def __init__(self, place, *, purge_step):
         self.place, self.purge_step, self.scalars, self.closed = place, purge_step, [], False
