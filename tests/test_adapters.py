@@ -17,7 +17,7 @@ from segwise import assemble, catalog
 from segwise.errors import SpecError, WeightsError
 from segwise.geometry import Channel, Grid, Volume
 from segwise.lifts.chunks import Chunks
-from segwise.nets import blocks, low_rank, mobile_sam, sam2_sizes, sam_sizes, scale_shift, space_depth
+from segwise.nets import blocks, lora, low_rank, mobile_sam, sam2_sizes, sam_sizes, scale_shift, space_depth
 from segwise.nets.int8 import Int8Linear
 from segwise.nets.tuned import fill_tuned, share, tuned
 from segwise.prompt import Box, Prompt
@@ -44,6 +44,7 @@ NO_ATTENTION = {
 }
 REFUSALS = {("default", adapter): why for adapter, why in NO_ATTENTION.items()}
 FITS = [pair for pair in itertools.product(BASES, ADAPTERS) if pair not in REFUSALS]
+MERGED = ("lora", "lora(targets=all-linear, place=both)", "qlora", "samed", "ssf(place=both)")
 ROUNDED = 0.05  # of the logits' spread: how far the answers of a fresh qlora may be; 0.033 was measured
 UNREACHED = {  # base -> trained tensors that no answer depends on
     "litemedsam": r"output_hypernetworks_mlps\.[123]\.",  # candidates=one: the other masks are not asked for
@@ -102,23 +103,22 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else(pair):
 
 @torch.no_grad()
 @pytest.mark.parametrize("of", BASES)
-@pytest.mark.parametrize("adapter", ["lora", "lora(targets=all-linear, place=both)", "qlora", "ssf(place=both)"])
+@pytest.mark.parametrize("adapter", MERGED)
 def test_merged_equals_unmerged(of, adapter):
     if (of, adapter) in REFUSALS:
         pytest.skip("refused")
     parts = stirred(adapted(base(of), adapter), by=0.02)
     module, _ = catalog.load("adapters", parse(f"x+{adapter}").plus[0])
-    merging = catalog.load("adapters", parse("x+lora").plus[0])[0] if adapter == "qlora" else module
     before = answers(parts, base(of))
-    merged = merging.merge(parts)
+    merged = module.merge(parts)
     apart = (answers(merged, base(of)) - before).abs().max() / before.abs().max()
     assert apart < 1e-5
     assert tuned(merged.net) == {} and merged.weights != parts.weights
-    left = low_rank.LowRankLinear | low_rank.LowRankConv | scale_shift.ScaleShift
-    assert not any(isinstance(module, left) for module in merged.net.modules())
+    left = low_rank.LowRankLinear | low_rank.LowRankConv | scale_shift.ScaleShift | lora.QkvLora | Int8Linear
+    assert not any(isinstance(one, left) for one in merged.net.modules())
     assert {k.replace(".inner", "") for k in merged.net.state_dict()} >= set(base(of).parts.net.state_dict())
     with pytest.raises(SpecError, match="to merge"):
-        merging.merge(merged)
+        module.merge(merged)
 
 
 def test_only_the_adapter_is_saved_and_comes_back_bit_by_bit(pair, tmp_path):

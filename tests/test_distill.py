@@ -15,16 +15,21 @@ import labelled_cases
 from segwise import assemble, converting, distilling
 from segwise.cli.app import app
 from segwise.errors import SegwiseError, SpecError, TrainingError, WeightsError
+from segwise.evaluate.masks import Masks
 from segwise.learn import Who, train
 from segwise.models import litemedsam, sam
 from segwise.nets import mobile_sam, sam_sizes
+from segwise.nets.biases import biased
 from segwise.nets.focus_unet import FocusUNet, focus_unet_of
 from segwise.nets.int8 import Int8Linear
 from segwise.nets.students import CUTS, config_of, inherit, spaced, student_of
+from segwise.records.run import Run
 from segwise.training import anywhere
 from segwise.training.distilled import moves_unlike, unlike
 from segwise.training.fidelity import measured, parameters
 from segwise.training.labelled import Budget
+from segwise.weights import folders
+from segwise.weights.folders import ADAPTER_FILE
 from segwise.weights.narrow import SCALE, narrowed, widened
 
 TEACHER = "sam(size=nano)"
@@ -251,6 +256,75 @@ def test_fewer_bits_change_little(tmp_path, model, precision, share, bound):
     assert all(value.dtype == torch.float32 for value in again.parameters())
 
 
+def _tuned(model, folder, *, by=0.02):
+    """A model folder as `segwise adapt` writes it, every trained number moved a little."""
+    own = assemble.segmenter(model).parts.net
+    torch.manual_seed(3)
+    moved = {name: p + by * torch.randn_like(p) for name, p in own.named_parameters() if p.requires_grad}
+    said = {"dataset": "eggs", "subjects": {"train": ["ann", "bob"], "val": []}}
+    folders.write(folder, spec=model, files={ADAPTER_FILE: moved}, data=said, trained={"steps": 7})
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "by"),
+    [("lora", 0.5), ("qlora", 0.5), ("samed", 0.03), ("ssf(place=both)", 0.03), ("decoder", 0.03), ("lora+norm", 0.1)],
+)
+def test_an_adapter_is_merged_and_its_training_data_stay_named(tmp_path, adapter, by):
+    adapted = _tuned(f"{TEACHER}+{adapter}", tmp_path / "adapted", by=by)
+    told = converting.convert(adapted, tmp_path / "whole", "bf16")
+    assert told.mean < 0.02 * told.deviation and told.agreement > 0.98
+    base = converting.logits(assemble.segmenter(TEACHER))
+    answers = converting.logits(assemble.segmenter(str(tmp_path / "whole")))
+    assert np.abs(answers - base).mean() > 5 * told.mean  # it is the adapted model, not its base
+    info = assemble.model_info(str(tmp_path / "whole"))
+    assert info.spec.plus == () and info.spec.name == "sam"
+    assert "eggs" in info.card.training_sets and "ann, bob" in info.card.training_note
+    again = converting.convert(str(tmp_path / "whole"), tmp_path / "eighth", "int8")  # and what it wrote, further
+    assert again.mean < 0.05 * again.deviation
+    assert folders.read(tmp_path / "eighth").subjects == ("ann", "bob")
+
+
+def test_what_was_merged_over_another_folder_names_both_data_sets(tmp_path):
+    first = _tuned(f"{TEACHER}+decoder", tmp_path / "first")
+    own = assemble.segmenter(first + "+lora").parts.net
+    moved = {name: p + 0.02 for name, p in own.named_parameters() if p.requires_grad}
+    files = {ADAPTER_FILE: moved}
+    folders.write(tmp_path / "second", spec="../first+lora", files=files, data={"dataset": "hens"})
+    converting.convert(str(tmp_path / "second"), tmp_path / "whole", "bf16")
+    assert folders.read(tmp_path / "whole").datasets == ("hens", "eggs")
+
+
+def test_default_takes_biases_behind_its_plain_convolutions(tmp_path):
+    adapted = _tuned("default+ssf(place=both)", tmp_path / "adapted", by=0.01)
+    told = converting.convert(adapted, tmp_path / "whole", "bf16")
+    assert told.agreement > 0.98 and told.mean < 0.02 * told.deviation
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    assert config["biases"] and all(name.endswith(".bias") for name in config["biases"])
+    net = assemble.segmenter("default").parts.net
+    with pytest.raises(WeightsError, match="no such layer without a bias"):
+        biased(net, ["no.such.bias"])
+    with pytest.raises(WeightsError, match="expected a list of names"):
+        biased(net, config["biases"][0])
+
+
+def test_a_merged_folder_is_compared_like_any_model(data, tmp_path):
+    adapted = _tuned(f"{TEACHER}+lora", tmp_path / "adapted")
+    code, said = cli("convert", adapted, "-o", tmp_path / "whole")
+    assert code == 0 and "use it like any model" in said
+    words = ("compare", data, "-m", adapted, "-m", tmp_path / "whole", "-p", "box2d", "-c", "case000")
+    code, said = cli(*words, "-o", tmp_path / "run")
+    assert code == 0, said
+    masks = {}
+    kept = Masks(tmp_path / "run" / "masks")
+    for record in Run.read(tmp_path / "run").records():
+        masks.setdefault(record.model, {})[record.target] = kept.get(record.mask)[0]
+    one, other = masks.values()
+    for target in labelled_cases.NAMES:
+        a, b = one[target], other[target]
+        assert a.sum() and 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.98
+
+
 # --- what a user can do wrong
 
 
@@ -266,7 +340,9 @@ def test_fewer_bits_change_little(tmp_path, model, precision, share, bound):
         (("distill", TEACHER, "DATA", "--target", "pancreas"), 'no training case has a structure "pancreas"'),
         (("distill", TEACHER, "DATA", "--leave-out", "bob"), "no subject bob to leave out"),
         (("convert", "threshold"), "cannot be written in fewer bits"),
-        (("convert", f"{TEACHER}+lora"), "without adapters"),
+        (("convert", f"{TEACHER}+flips"), "without wrappers"),
+        (("convert", f"{TEACHER}+med-sa"), "med-sa adds branches of its own"),
+        (("convert", f"{TEACHER}+ma-sam+decoder"), "lora, qlora, samed and ssf can be merged"),
         (("convert", TEACHER, "--precision", "int4"), "expected bf16 or int8"),
     ],
 )

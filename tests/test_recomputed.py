@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from segwise import assemble
 from segwise.errors import SpecError
 from segwise.nets import sam_sizes
 from segwise.nets.contract import Marks
 from segwise.nets.recomputed import recompute
 from segwise.nets.unet import UNet
+from segwise.training.prompted import still
 
 
 def both(make, run):
@@ -47,17 +49,31 @@ def test_answers_and_gradients_are_the_same(kind):
             torch.testing.assert_close(value, others[name])
 
 
-def test_less_is_kept_for_the_gradient():
-    def kept(net):
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):
-            net(torch.randn(1, 1, 32, 32, 32))
-        return sum(sizes)
+def kept(ask):
+    """Numbers that autograd keeps of a call."""
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):
+        ask()
+    return sum(sizes)
 
-    net = UNet(channels=1, classes=2, features=(4, 6, 8)).train()
-    before = kept(net)
+
+def test_less_is_kept_for_the_gradient():
+    net, x = UNet(channels=1, classes=2, features=(4, 6, 8)).train(), torch.randn(1, 1, 32, 32, 32)
+    before = kept(lambda: net(x))
     recompute(net)
-    assert kept(net) < before / 2
+    assert kept(lambda: net(x)) < before / 2
+    with torch.no_grad():
+        assert kept(lambda: net(x)) == 0
+
+
+@pytest.mark.parametrize(("spec", "side"), [("sam(size=nano)+lora", 128), ("sam2(size=nano)+lora", 192)])
+def test_frozen_modules_that_keep_to_evaluation_are_recomputed_too(spec, side):
+    net = assemble.segmenter(spec).parts.net.train()
+    still(net)  # as the loop does; the encoder has frozen parameters of its own, and with it go all its blocks
+    pixels = torch.randn(1, 3, 1, side, side)
+    before = kept(lambda: net.encode(pixels))
+    recompute(net)
+    assert kept(lambda: net.encode(pixels)) < before / 2
 
 
 def test_a_net_without_blocks_is_refused():

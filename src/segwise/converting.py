@@ -1,4 +1,7 @@
-"""A model's weights in fewer bits, as a model folder, and what that changes: what `segwise convert` does."""
+"""A model's weights in fewer bits, as a model folder, and what that changes: what `segwise convert` does.
+
+An adapter is merged into the layers that it changes, so that a whole model is written that needs no adapter any more.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segwise import assemble
+from segwise import assemble, catalog
 from segwise.distilling import CONFIG, OWN, WEIGHTS, config_of
 from segwise.errors import SpecError
 from segwise.geometry import Grid, Volume
@@ -18,7 +21,7 @@ from segwise.nets.contract import Marks
 from segwise.nets.focus_unet import FocusUNet
 from segwise.nets.sam import SamNet
 from segwise.prompt import Box, Prompt
-from segwise.segmenter import Learned
+from segwise.segmenter import Learned, Parts
 from segwise.spec import Spec, of_folder
 from segwise.training.distilled import one_query, overlap
 from segwise.weights import folders
@@ -54,7 +57,7 @@ def convert(model: str, out: Path, precision: Precision) -> Converted:
     """Write a model folder with the weights in fewer bits; they are widened to float32 when it is loaded.
 
     Args:
-        model: spec of a model with SAM's prompts or of `default`, without adapters and wrappers.
+        model: spec of a model with SAM's prompts or of `default`, with adapters that can be merged, without wrappers.
         out: the folder to be.
         precision: "bf16" or "int8".
 
@@ -66,22 +69,26 @@ def convert(model: str, out: Path, precision: Precision) -> Converted:
     built = assemble.build(info.spec)
     own = built.segmenter
     known = isinstance(own, Learned) and type(own.parts.net) in (SamNet, FocusUNet)
-    if not known or not isinstance(own, Learned) or info.spec.plus:
+    if not known or not isinstance(own, Learned) or any(p.name in catalog.names("wrappers") for p in info.spec.plus):
         raise SpecError(
             f"{info.spec} cannot be written in fewer bits: expected sam, litemedsam, medsam or default, or a folder of "
-            "one of them, without adapters and wrappers (merge an adapter first)"
+            "one of them, with or without adapters, and without wrappers"
         )
     spec = Spec(info.spec.name, {key: value for key, value in info.spec.args.items() if key not in OWN})
-    wide = {name: value.detach().cpu() for name, value in own.parts.net.state_dict().items()}
+    whole, biases = merged(info.spec, own.parts)
+    config = config_of(whole.net, whole)
+    wide = {name: value.detach().cpu() for name, value in whole.net.state_dict().items()}
+    data, trained = _taught(info.spec)
     folders.write(
         out,
         spec=str(spec),
         files={
-            CONFIG: json.dumps(config_of(own.parts.net, own.parts), indent=1).encode(),
+            CONFIG: json.dumps(config | ({"biases": biases} if biases else {}), indent=1).encode(),
             WEIGHTS: narrowed(wide, precision),
         },
         title=f"{info.card.title}, {precision}",
-        trained={"converted": str(info.spec), "weights": built.weights, "precision": precision},
+        data=data,
+        trained={**trained, "converted": str(info.spec), "weights": built.weights, "precision": precision},
         vouched=not built.weights.startswith(("unknown", "random")),
     )
     narrow = assemble.segmenter(folder)
@@ -98,6 +105,56 @@ def convert(model: str, out: Path, precision: Precision) -> Converted:
         deviation=float(before.std()),
         agreement=overlap(after > 0, before > 0),
     )
+
+
+def merged(spec: Spec, parts: Parts) -> tuple[Parts, list[str]]:
+    """The parts with every adapter folded into the layers that it changes, and the biases that came with that.
+
+    Args:
+        spec: of the whole model; its folders written out.
+        parts: adapted.
+
+    Raises:
+        SpecError: an adapter added branches that no layer takes in; names it.
+    """
+    names = list(dict.fromkeys(plus.name for plus in reversed(spec.plus)))
+    folding = {name: getattr(catalog.member("adapters", name).load(), "merge", None) for name in names}
+    for merge in folding.values():
+        parts = parts if merge is None else merge(parts)
+    base = assemble.segmenter(spec.base)
+    assert isinstance(base, Learned)
+    own, published = set(parts.net.state_dict()), set(base.parts.net.state_dict())
+    strange = sorted(key for key in own - published if not _is_bias(key, published))
+    if strange or published - own:
+        guilty = [name for name, merge in folding.items() if merge is None] or names
+        raise SpecError(
+            f"{spec} cannot be written as a whole model: {', '.join(guilty)} adds branches of its own (as "
+            f"{(strange or sorted(published - own))[0]}) that no layer of {spec.name} takes in; keep its folder. lora, "
+            "qlora, samed and ssf can be merged; bias, norm, decoder and full have nothing to merge"
+        )
+    return parts, sorted({*_before(spec), *(own - published)})
+
+
+def _is_bias(key: str, published: set[str]) -> bool:
+    return key.endswith(".bias") and f"{key.removesuffix('.bias')}.weight" in published
+
+
+def _before(spec: Spec) -> list[str]:
+    """Biases that a folder under the adapters was given when it was written."""
+    path = Path(str(spec.args.get("checkpoint", ""))) / CONFIG
+    said = json.loads(path.read_text(encoding="utf-8")) if spec.args.get("checkpoint") and path.is_file() else {}
+    return list(said.get("biases", ()))
+
+
+def _taught(spec: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
+    """On what the weights were trained, and how, as the folders in a spec say it; the last one in front."""
+    places = [str(part.args["checkpoint"]) for part in (spec.base, *spec.plus) if "checkpoint" in part.args]
+    found = [folders.read(Path(place)) for place in places if folders.is_folder(Path(place))]
+    if not found:
+        return {}, {}
+    *before, last = found
+    known = [dict(one.data) for one in before if one.data]
+    return {**last.data, **({"before": known} if known else {})}, dict(last.trained)
 
 
 def logits(model: Learned) -> Any:

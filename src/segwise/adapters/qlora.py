@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
-from segwise.adapters._tuning import at_least, copied, finished, refused, seeded
+from segwise.adapters._tuning import at_least, copied, finished, named, refused, seeded
 from segwise.card import AdapterCard
+from segwise.errors import SpecError
 from segwise.nets import int8, low_rank
 from segwise.nets.contract import PromptNet
 from segwise.segmenter import Parts
@@ -61,3 +63,15 @@ def apply(
     int8.narrowed(net.encoding if isinstance(net, PromptNet) else net)
     own = {"rank": rank, "scale": scale, "targets": targets}
     return finished(parts, net, trained, name="qlora", arguments=own, seed=seed, checkpoint=checkpoint)
+
+
+def merge(parts: Parts) -> Parts:
+    """The changes folded in and all layers in float32, as rounded: the same answers (within rounding).
+
+    Raises:
+        SpecError: there is none.
+    """
+    net = copied(parts)
+    if not (low_rank.merged(net) and int8.widened(net)):
+        raise SpecError("there is no low-rank change of 8-bit layers to merge: give parts that qlora adapted")
+    return dataclasses.replace(parts, net=net.eval(), weights=named(parts.weights, "merged"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from segwise.adapters._tuning import at_least, copied, finished, refused, seeded
+import dataclasses
+
+from segwise.adapters._tuning import at_least, copied, finished, named, refused, seeded
 from segwise.card import AdapterCard
+from segwise.errors import SpecError
 from segwise.nets import blocks, lora
 from segwise.nets.tuned import side
 from segwise.segmenter import Parts
@@ -44,3 +47,15 @@ def apply(parts: Parts, *, rank: int = 4, seed: int = 0, checkpoint: str | None 
         lora.placed(found, rank=rank)
     trained = [p for p in net.parameters() if id(p) not in kept]
     return finished(parts, net, trained, name="samed", arguments={"rank": rank}, seed=seed, checkpoint=checkpoint)
+
+
+def merge(parts: Parts) -> Parts:
+    """The additions folded into the projections: the same answers (within rounding) at the base's own cost.
+
+    Raises:
+        SpecError: there is none.
+    """
+    net = copied(parts)
+    if not lora.merged(net):
+        raise SpecError("there is no low-rank addition to merge: give parts that samed adapted")
+    return dataclasses.replace(parts, net=net.eval(), weights=named(parts.weights, "merged"))

@@ -110,12 +110,17 @@ def table(told: Fidelity) -> str:
 
 
 def convert(
-    model: Annotated[str, typer.Argument(help="sam, litemedsam, medsam, default or a model folder of one of them.")],
+    model: Annotated[
+        str, typer.Argument(help="sam, litemedsam, medsam, default, also with adapters, or a folder of one.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The model folder to be.")],
     precision: Annotated[str, typer.Option(help="bf16 (half the size of float32) or int8 (a quarter).")] = "bf16",
     json: Json = False,
 ) -> None:
-    """Write the weights of a model in fewer bits, as a model folder, and say what that changes."""
+    """Write the weights of a model in fewer bits, as a model folder, and say what that changes.
+
+    Adapters (lora, qlora, samed, ssf and those that add nothing) are merged into a whole model.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from segwise import converting
 

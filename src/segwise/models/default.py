@@ -14,6 +14,7 @@ from segwise.card import ModelCard, WeightFile
 from segwise.lifts.focus import Focus
 from segwise.lifts.focus_frame import FocusFrame
 from segwise.nets import focus_channels
+from segwise.nets.biases import biased
 from segwise.nets.flops import Published
 from segwise.nets.focus_unet import SIDE, FocusUNet, focus_unet_of
 from segwise.segmenter import Parts
@@ -78,6 +79,7 @@ def load(
         return Focus(Parts(net, FocusFrame(SIDE), None, f"random {untrained}"), precision=precision)
     found = opened(NAME, CARD, checkpoint=checkpoint)
     net = focus_unet_of(found.shapes)
+    biased(net, found.config.get("biases", ()))
     fill(net, found.tensors, what=CARD.title)
     return Focus(Parts(net, FocusFrame(SIDE), None, found.digest), precision=precision)
 

@@ -25,6 +25,7 @@ from segwise.lifts.grey import GreyFrame
 from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
+from segwise.nets.biases import biased
 from segwise.nets.contract import Marks
 from segwise.nets.flops import Published, Stages
 from segwise.nets.mobile_sam import mobile_sam_of
@@ -198,6 +199,7 @@ def load(
     """
     weights = opened("litemedsam", CARD, checkpoint=checkpoint)
     network = net_of(weights.shapes, weights.config)
+    biased(network, weights.config.get("biases", ()))
     fill(network, weights.tensors, what=CARD.title)
     parts = Parts(network, LiteFrame(plane=plane, shift=shift), None, weights.digest)
     if lift == "orthogonal":

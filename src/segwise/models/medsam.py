@@ -25,6 +25,7 @@ from segwise.lifts.planes import Planes
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
 from segwise.nets import flops, sam_sizes
+from segwise.nets.biases import biased
 from segwise.nets.contract import Marks
 from segwise.nets.sam_vit import sam_of
 from segwise.prompt import Prompt
@@ -185,6 +186,7 @@ def load(
     """
     file = opened("medsam", CARD, checkpoint=checkpoint)
     network = sam_of(file.shapes, file.config, candidates="one", enlarge=False)
+    biased(network, file.config.get("biases", ()))
     fill(network, file.tensors, what="MedSAM")
     window_hu = (level - width / 2, level + width / 2)
     size = network.prompt_encoder.size[0]

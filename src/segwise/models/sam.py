@@ -27,6 +27,7 @@ from segwise.lifts.planes import Planes
 from segwise.lifts.propagate import Propagate
 from segwise.lifts.slices import Slices
 from segwise.nets import flops, mobile_sam, sam_sizes
+from segwise.nets.biases import biased
 from segwise.nets.contract import Marks
 from segwise.nets.mobile_sam import mobile_sam_of
 from segwise.nets.sam import Candidates, SamNet
@@ -307,6 +308,7 @@ def load(
     file = opened("sam", CARD, checkpoint=checkpoint, variant=size)
     tensors = file.tensors
     network = net_of(file.shapes, file.config, candidates=candidates)
+    biased(network, file.config.get("biases", ()))
     fill(network, tensors, what="SAM", unused=mobile_sam.UNUSED)
     frame = SamFrame(
         plane=plane,

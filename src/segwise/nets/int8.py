@@ -49,7 +49,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        if torch.is_autocast_enabled(x.device.type):
+        if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         y: Tensor = _Product.apply(x, self.weight, self.scale)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
@@ -74,4 +74,12 @@ def narrowed(net: nn.Module) -> int:
     found = [(name, m) for name, m in net.named_modules() if type(m) is nn.Linear]
     for name, layer in found:
         net.set_submodule(name, Int8Linear(layer))
+    return len(found)
+
+
+def widened(net: nn.Module) -> int:
+    """Make all 8-bit layers of a module plain ones again, as rounded (in place); how many there were."""
+    found = [(name, m) for name, m in net.named_modules() if isinstance(m, Int8Linear)]
+    for name, layer in found:
+        net.set_submodule(name, layer.widened())
     return len(found)

@@ -46,6 +46,14 @@ class QkvLora(nn.Module):
         q, k, v = parted(self.qkv(x), self.heads)
         return joined(q + self.b_q(self.a_q(x)), k, v + self.b_v(self.a_v(x)), self.heads)
 
+    def merged(self) -> nn.Module:
+        """The projection with the same answers."""
+        inner: Any = self.qkv
+        with torch.no_grad():
+            q, v = self.b_q.weight @ self.a_q.weight, self.b_v.weight @ self.a_v.weight  # [out, width]
+            inner.weight += joined(q.T, torch.zeros_like(q.T), v.T, self.heads).T
+        return self.qkv
+
 
 def parted(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """[..., 3 * out] -> queries, keys and values [..., out]; `heads` as in `QkvLora`."""
@@ -76,6 +84,14 @@ def placed(sites: Sequence[Site], *, rank: int) -> None:
     for site in sites:
         wrapped = QkvLora(site.block.attn.qkv, width=site.width, rank=rank, out=site.out, heads=site.heads)
         site.block.attn.qkv = wrapped
+
+
+def merged(net: nn.Module) -> int:
+    """Fold all additions into their projections (in place); how many there were."""
+    found = [(name, m) for name, m in net.named_modules() if isinstance(m, QkvLora)]
+    for name, module in found:
+        net.set_submodule(name, module.merged())
+    return len(found)
 
 
 def rank_of(shapes: Shapes) -> int:

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -22,23 +23,24 @@ def recompute(net: nn.Module) -> int:
     Raises:
         SpecError: the net has no such blocks.
     """
-    blocks = list(_blocks(net))
-    if not blocks:
+    found = list(blocks(net))
+    if not found:
         raise SpecError(f"{type(net).__name__} has no blocks in a list, so none can be computed again")
-    for block in blocks:
+    for block in found:
         block.forward = functools.partial(_again, block.forward, block)
-    return len(blocks)
+    return len(found)
 
 
 def _again(forward: Callable[..., Any], block: nn.Module, *given: Any, **named: Any) -> Any:
-    if not block.training:
+    if not torch.is_grad_enabled():  # not by `training`: frozen modules keep to evaluation inside a training
         return forward(*given, **named)
     return checkpoint(forward, *given, use_reentrant=False, **named)
 
 
-def _blocks(net: nn.Module) -> Iterator[nn.Module]:
+def blocks(net: nn.Module) -> Iterator[nn.Module]:
+    """What `recompute` computes again: elements of the outermost module lists, those without parameters left out."""
     for child in net.children():
         if isinstance(child, nn.ModuleList):
             yield from (block for block in child if next(block.parameters(), None) is not None)
         else:
-            yield from _blocks(child)
+            yield from blocks(child)

@@ -39,7 +39,8 @@ class ModelFolder:
         spec: what it holds the trained tensors of, without them.
         files: name in the folder -> SHA-256.
         title: how people call it, "" as the base.
-        data: "dataset", and "subjects" with "train" and "val"; "pretrained" with the same of an encoder's training.
+        data: "dataset", and "subjects" with "train" and "val"; "pretrained" with the same of an encoder's training;
+            "before" with those of the trainings that it went on from, where several were merged into one.
         trained: how: steps, seconds, seeds, versions, the command.
     """
 
@@ -58,8 +59,11 @@ class ModelFolder:
     @property
     def datasets(self) -> tuple[str, ...]:
         """Names of all data sets that it has seen, with labels or without."""
-        own = str(_mapping(self.data.get("pretrained")).get("dataset") or "")
-        return tuple(dict.fromkeys(filter(None, (self.dataset, own))))
+        listed = self.data.get("before")
+        before = listed if isinstance(listed, list | tuple) else ()
+        own = (_mapping(self.data.get("pretrained")), *map(_mapping, before))
+        names = (self.dataset, *(str(one.get("dataset") or "") for one in own))
+        return tuple(dict.fromkeys(filter(None, names)))
 
     @property
     def listed(self) -> bool:
