@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from segwise import anatomy, weights
-from segwise.card import ModelCard, WeightFile
+from segwise.card import ModelCard, Variant, WeightFile
 from segwise.errors import NoSuchStructure, SpecError, WeightsError
 from segwise.geometry import Array, Grid, Volume, regrid
 from segwise.lifts.grey import GreyFrame
@@ -57,9 +57,7 @@ CARD = ModelCard(
     code="https://github.com/JJGO/UniverSeg",
     training_note=(
         "the released net saw MegaMedical, 53 public sets of 26 domains with 16 modalities: treat public sets as "
-        "possibly seen; the subjects of the support set stand in the folder's model.json. size=nano: weights of "
-        "Segwise (Apache-2.0), trained on synthetic data only, slices of procedural worlds and bodies (4,500 steps, "
-        "seed 0); made again by segwise train universeg-nano"
+        "possibly seen; the subjects of the support set stand in the folder's model.json"
     ),
     parameters_m=1.2,
     memory="0.3 GB for 16 support slices at 128x128 and 64 features",
@@ -76,6 +74,20 @@ CARD = ModelCard(
         "a quarter of a support set are slices without the structure, as all slices of a volume are asked",
     ),
     remarks={"size=nano": "nano, trained on synthetic data"},
+    variants={
+        "size=nano": Variant(
+            licence_weights="Apache-2.0, for research, not for patients",
+            training_sets=("Segwise synth (generated)",),
+            training_note=(
+                "weights of Segwise, trained on slices of procedural worlds and bodies only (segwise train "
+                "universeg-nano: 4,500 steps, seed 0); the subjects of the support set stand in the folder's model.json"
+            ),
+            training_listed=True,
+            parameters_m=0.30,
+            memory="0.2 GB",
+            seconds_hint=20.0,
+        ),
+    },
     seconds_hint=120.0,
 )
 SIZE, SUPPORT = 128, 16
