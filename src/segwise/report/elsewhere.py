@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import mannwhitneyu
 
 from segwise.report.gather import Arm
 from segwise.report.markup import count, e, interval, note, number, p_value, signed, table
@@ -88,6 +87,8 @@ def losses(arms: Sequence[Arm]) -> list[Away]:
             for arm in arms:
                 if _home(arm) in (home, "") and (pair := _means(arm, home, other)) is not None:
                     drawn.append((arm, home, other, *pair))
+    from scipy.stats import mannwhitneyu  # half a second, and only where something was trained
+
     p = holm(np.array([mannwhitneyu(a, b).pvalue for *_, a, b in drawn])) if drawn else np.zeros(0)
     return [_away(*one, float(p[i])) for i, one in enumerate(drawn)]
 

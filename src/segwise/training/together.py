@@ -12,6 +12,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -96,8 +97,13 @@ def world(device: str = "cpu") -> World:
 
 
 def _leave() -> None:
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    """All at once: gloo's threads abort a process whose peer hangs up first. Not for long, a peer may have failed."""
+    if not distributed.is_initialized():
+        return
+    if distributed.get_backend() == "gloo":
+        with contextlib.suppress(RuntimeError):
+            distributed.monitored_barrier(timeout=timedelta(seconds=10))
+    distributed.destroy_process_group()
 
 
 def own_device(device: str) -> str:
