@@ -197,6 +197,20 @@ def test_a_model_that_is_not_in_the_run_is_named(tmp_path):
         cost_page.page(run, plain(), specialist="unet")
 
 
+def test_a_model_is_called_by_its_spec_name_label_or_folder(tmp_path):
+    from segwise.decide.called import places
+
+    folder = tmp_path / "runs" / "net-100-s0"
+    folder.mkdir(parents=True)
+    there = [(f"unet(checkpoint={folder})", "unet, 3 subjects · name"), ("sam(size=nano)", "sam(size=nano) · box2d")]
+    for wanted in (str(folder), f"{folder}/", "unet", "unet, 3 subjects", "unet, 3 subjects · name"):
+        assert places(there, wanted, "specialist") == [0]
+    assert places(there, "sam(size=nano)", "generalist") == places(there, "sam", "generalist") == [1]
+    many = [(f"net{i}(size=big)", f"net{i}(size=big) · name") for i in range(20)]
+    with pytest.raises(SpecError, match=r"there are net19\(size=big\), .* and 14 more, which its report names"):
+        places(many, "net19(size=bif)", "model")
+
+
 def test_the_page_by_the_command(tmp_path, monkeypatch):
     run = folder(tmp_path / "run", pair(12, dsc=(0.6, 0.9), seconds=1.0))
     out = tmp_path / "cost.html"

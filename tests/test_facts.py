@@ -127,7 +127,7 @@ def test_what_was_never_tested_is_named(tmp_path):
 
 
 def test_wrong_inputs(tmp_path, run):
-    with pytest.raises(SpecError, match=r'--model "sam": no such model in this run; there are floor, general, special'):
+    with pytest.raises(SpecError, match=r'--model "sam": no such model in this run; there are special, floor, general'):
         facts.read(run, "sam")
     with pytest.raises(RunError, match="holds no finished task"):
         facts.read(folder(tmp_path / "none", outcome(status="failed")), "general")

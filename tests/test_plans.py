@@ -14,7 +14,7 @@ import pytest
 
 import dataset_trees as trees
 import small_checkpoints
-from segwise import anatomy, assemble, catalog, spec, study
+from segwise import anatomy, assemble, catalog, persons, spec
 from segwise.cli import app as program
 from segwise.datasets.btcv import LABELS
 from segwise.errors import PlanError
@@ -80,7 +80,7 @@ def test_a_plan_makes_persons_and_needs_what_the_table_says(name):
     made = bool(plan.persons) or (plan.study is not None and bool(plan.study.persons[1]))
     assert makes.startswith("yes") == made and makes.endswith("trains") == (plan.study is not None)
     assert needed and all(f"**{need}**" in needed for need in plan.needs)
-    families = {study.HOME.get(family, family) for family, _ in plan.persons}
+    families = {persons.HOME.get(family, family) for family, _ in plan.persons}
     assert (len(families) > 1) == (plans.DATA_SETS in plan.needs)  # rare persons make no data set of their own
 
 

@@ -1,6 +1,8 @@
-"""The folds of one recipe are one arm of the report: compared with the others on every subject."""
+"""The folds and the draws of one recipe are one arm of the report: compared with the others on every subject."""
 
 from __future__ import annotations
+
+import pytest
 
 from report_fakes import join, outcome
 from segwise.report import figures, page
@@ -105,3 +107,49 @@ def test_folds_that_were_tested_on_the_same_person_are_not_put_together():
         card=learned(1, ["p2", "p3"]),
     )  # fmt: skip
     assert len(gather(*join(*left_out(), twice)).arms) == 5
+
+
+def drawn(*, seen=(), draws=(0, 1), model="special", where="/x"):
+    """Two draws of one recipe, tested on the same persons."""
+    runs = [outcome("general", "box2d", case=p, subject=p, dsc=(0.8,)) for p in PEOPLE]
+    for k, draw in enumerate(draws):
+        people = [f"t{k}", "t9", *seen]
+        card = learned(0, people, recipe="special-100", draw=draw, seconds=60.0 + 20 * k, model=model)
+        del card["learned"]["fold"]
+        spec = f"special(checkpoint={where}/special-100-s{draw})"
+        runs += [outcome(spec, "name", case=p, subject=p, dsc=(0.9 - 0.4 * k,), card=card) for p in PEOPLE]
+    return runs
+
+
+def test_draws_are_one_arm_and_the_luckiest_one_does_not_stand_for_it():
+    _, special = gather(*join(*drawn())).arms
+    assert special.key == ("special(checkpoint=/x/special-100-draws)", "name")
+    assert special.label == "special, 2 subjects, 2 draws · name"
+    assert special.mean("DSC", special.values) == pytest.approx(0.7)
+    assert special.card["learned"]["seconds"] == 70 and special.card["learned"]["people"] == ("t0", "t1", "t9")
+    records, scores = join(*drawn())
+    assert [(r["rank"], r["dsc"]) for r in rows(records, scores)] == [("1", "0.800"), ("2", "0.700")]
+    assert "no overlap: trained on 3 other subjects of mine" in page(records, scores)
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [drawn(seen=PEOPLE[:1]), drawn(draws=(0, 0)), [*drawn(draws=(0,)), *drawn(draws=(1,), where="/y")]],
+    ids=["trained on whom it tests", "the same draw twice", "of two studies"],
+)
+def test_other_models_stay_apart(runs):
+    names = [arm.key[0] for arm in gather(*join(*runs)).arms]
+    assert not any("draws" in name for name in names)
+
+
+def test_folds_of_several_draws_are_one_arm():
+    runs = [outcome("general", "box2d", case=p, subject=p, dsc=(0.8,)) for p in PEOPLE]
+    for draw in (0, 1):
+        for k, person in enumerate(PEOPLE):
+            card = learned(k, [p for p in PEOPLE if p != person], recipe="special-100", draw=draw)
+            spec = f"special(checkpoint=/x/special-100-s{draw}-f{k})"
+            runs.append(outcome(spec, "name", case=person, subject=person, dsc=(0.5 + 0.2 * draw,), card=card))
+    special = gather(*join(*runs)).arms[1]
+    assert special.key == ("special(checkpoint=/x/special-100-folds)", "name")
+    assert special.label == "special, 3 subjects a fold, 2 draws · name"
+    assert special.mean("DSC", special.values) == pytest.approx(0.6)

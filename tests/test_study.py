@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import labelled_cases
-from segwise import api, assemble, catalog, study
+from segwise import api, assemble, catalog, persons, study
 from segwise.cli.app import app
 from segwise.errors import PlanError, SegwiseError, TrainingError
 from segwise.records import plan as plans
@@ -98,7 +98,40 @@ def test_a_model_says_which_fold_of_what_it_is(data, tmp_path):
     plan = written(tmp_path, folds=5, fractions=[1.0], models=[{"model": 'unet(features="4-8")', "steps": 2}])
     study.run(plan, data, tmp_path / "run")
     card = assemble.model_info(str(tmp_path / "run-models" / "unet-features-4-8-100-s0-f3")).card
-    assert card.learned["recipe"] == "unet-features-4-8-100-s0" and card.learned["fold"] == 3
+    assert card.learned["recipe"] == "unet-features-4-8-100" and card.learned["draw"] == 0
+    assert card.learned["fold"] == 3
+
+
+def test_draws_of_one_training_are_one_arm_of_the_report(data, tmp_path):
+    models = [{"model": 'unet(features="4-8")', "steps": 2}]
+    plan = written(tmp_path, fractions=[1.0], seeds=2, models=models)
+    one = study.run(plan, data, tmp_path / "run")[0]
+    api.run(api.preview(one, [data]), tmp_path / "run")
+    told = [row["model"] for row in api.ranking(tmp_path / "run")]
+    assert len(told) == 2 and any("unet-features-4-8-100-draws" in name for name in told), told
+
+
+def test_a_target_that_nobody_is_left_to_learn_from_is_left_out(data, tmp_path):
+    """As on a data set where the kidney is named in one person only: the other targets are still compared."""
+    cases = [dataclasses.replace(case) for case in api.read_cases(data)]
+    alone = dataclasses.replace(cases[0].structures[0], name="left kidney", raw="left kidney")
+    cases[0] = dataclasses.replace(cases[0], structures=(*cases[0].structures, alone))
+    name = cases[0].structures[0].name
+    plan = dataclasses.replace(written(tmp_path, folds=-1, fractions=[1.0]), targets=(name, "left kidney"))
+    narrowed, told = study.teachable(plan, cases)
+    assert narrowed.targets == (name,)
+    assert told == ["left out: left kidney is named in case000 only"]
+    with pytest.raises(PlanError, match="expected another subject with one of them"):
+        study.teachable(dataclasses.replace(plan, targets=("left kidney",)), cases)
+    typo = dataclasses.replace(plan, targets=(name, "kidny"))
+    assert study.teachable(typo, cases) == (typo, [])  # told by what knows the names
+
+
+def test_fused_channels_are_refused_before_the_first_training(data, tmp_path):
+    models = [{"model": 'unet(features="4-8")', "steps": 2}, {"model": "unet(fusion=late)", "steps": 2}]
+    with pytest.raises(PlanError, match=r"fusion=late\): fuses channels, and case000 has one"):
+        study.run(written(tmp_path, models=models), data, tmp_path / "run")
+    assert not (tmp_path / "run-models").exists()
 
 
 def test_a_support_set_is_an_arm_of_a_study(data, tmp_path):
@@ -172,24 +205,24 @@ def test_too_small_a_share_is_refused_before_anything_is_trained(data, tmp_path)
 
 def test_generated_persons_are_made_once(tmp_path, monkeypatch):
     made = []
-    real = study._person
+    real = persons._person
 
     def small(family, seed):
         made.append(seed)
         return real(family, seed)
 
-    monkeypatch.setattr(study, "torso", lambda seed, spacing_mm: _coarse(seed))
+    monkeypatch.setattr(persons, "torso", lambda seed, spacing_mm: _coarse(seed))
     plan = written(tmp_path, persons={"family": "torso", "n": 2})
-    monkeypatch.setattr(study, "_person", small)
+    monkeypatch.setattr(persons, "_person", small)
     for _ in range(2):
-        study.persons(plan.study, tmp_path / "people")
-    assert made == [study.FIRST, study.FIRST + 1]
+        persons.of_study(plan.study, tmp_path / "people")
+    assert made == [persons.FIRST, persons.FIRST + 1]
     cases = api.read_cases(tmp_path / "people")
     assert len({case.subject for case in cases}) == 2
 
 
 def test_a_net_is_trained_on_real_cases_on_generated_persons_and_on_both(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "_person", lambda family, seed: mr(_coarse(seed), seed, spacing_mm=(8.0, 8.0, 8.0)))
+    monkeypatch.setattr(persons, "_person", lambda family, seed: mr(_coarse(seed), seed, spacing_mm=(8.0, 8.0, 8.0)))
     models = [{"model": 'unet(features="4-8")', "steps": 2, "on": kind} for kind in ("real", "generated", "both")]
     content = {"prompters": ["name"], "targets": ["liver", "spleen"], "metrics": ["overlap"]}
     content["study"] = {"models": models, "generated": {"family": "torso", "n": 2}}
@@ -232,7 +265,7 @@ def test_a_wrong_study_is_told_by_field(tmp_path, changed, words):
 def test_an_unknown_family_is_refused(tmp_path):
     plan = written(tmp_path, persons={"family": "whale", "n": 3})
     with pytest.raises(PlanError, match="expected one of torso"):
-        study.persons(plan.study, tmp_path)
+        persons.of_study(plan.study, tmp_path)
 
 
 def test_the_shipped_study_reads():
@@ -273,6 +306,6 @@ def test_folds_take_one_data_set(data, tmp_path):
 def test_persons_of_other_families_are_made_and_only_tested(tmp_path):
     content = {**CONTENT, "persons": {"family": "head", "n": 1}}
     content["study"] = {**CONTENT["study"], "persons": {"family": "lesions", "n": 1}}
-    roots = study.made(plans.build(content, name="mine", source="mine.toml"), tmp_path / "data")
+    roots = persons.of_plan(plans.build(content, name="mine", source="mine.toml"), tmp_path / "data")
     assert [root.name for root in roots] == ["lesions", "head"]
     assert [case.id for root in roots for case in api.read_cases(root)] == ["lesions_000", "head_10000"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segwise import api, study
+from segwise import api, persons
 from segwise.cli.study import generated
 from segwise.geometry import Channel, Grid, Volume
 from segwise.records import plan as plans
@@ -97,7 +97,7 @@ def test_a_scan_without_metal_has_no_streaks():
 
 def test_rare_persons_lie_in_the_data_set_of_the_usual_ones(tmp_path, monkeypatch):
     """As a data set of their own they would be taken for another scanner."""
-    monkeypatch.setattr(study, "torso", _coarse)
+    monkeypatch.setattr(persons, "torso", _coarse)
     monkeypatch.setattr(rare, "torso", _coarse)
     families = [{"family": "torso", "n": 2}, {"family": "rare-torso", "n": 2}]
     plan = plans.build({"models": ["box-fill"], "persons": families}, name="mine", source="mine.toml")

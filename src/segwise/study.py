@@ -13,34 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from segwise import assemble, in_context, learn
+from segwise import assemble, in_context, learn, persons
 from segwise.case import Case
 from segwise.decide import scenario
-from segwise.demo import write_scan
 from segwise.errors import PlanError, WeightsError
 from segwise.evaluate import compare, inventory
 from segwise.evaluate.expand import Source, expand
 from segwise.learn import Learning, Who
 from segwise.records.types import Choice, Plan, Study, Training
 from segwise.spec import of_folder, parse
-from segwise.synth.head import head
-from segwise.synth.imaging import Scan, ct, mr
-from segwise.synth.lesions import lesions
-from segwise.synth.rare import rare_torso
-from segwise.synth.torso import torso
 from segwise.training import splits
 from segwise.training.labelled import Budget
 from segwise.training.loop import Progress
 from segwise.weights import folders
 
-FAMILIES = ("torso", "head", "thin-torso", "thick-torso", "lesions", "rare-torso")  # that no shipped model saw
-FIRST = 900  # seed of the first person
-APART = 10_000  # between the persons of data sets beside a study
-EXTRA = 5900  # of the first one that is only trained on
-RARE = 3000  # added for persons of rare anatomy: nobody is the same person with usual anatomy
-HOME = {"rare-torso": "torso"}  # lies in the data set of another family: scanned alike, so no data set of its own
-TORSO_MM, THIN_MM, THICK_MM, HEAD_MM = (3.0, 5.5, 5.5), (1.0, 4.0, 4.0), (6.0, 4.0, 4.0), (3.5, 3.5, 3.5)
-LESIONS_MM = (4.0, 2.0, 2.0)
 RATE, ADAPT_RATE = 1e-3, 3e-4
 Say = Callable[[str, float, int], None]  # what is trained, seconds left, trainings left whose model is not timed yet
 
@@ -55,8 +41,8 @@ class Part:
         seed: of subjects, weights and samples.
         test: subjects that it does not see.
         folder: where the model is.
-        recipe: what the folds of one training share, None if there are no folds.
-        fold: number of the fold.
+        recipe: what the folds and the draws of one training share.
+        fold: number of the fold, None if there are no folds.
     """
 
     training: Training
@@ -64,8 +50,8 @@ class Part:
     seed: int
     test: tuple[str, ...]
     folder: Path
-    recipe: str | None = None
-    fold: int = 0
+    recipe: str
+    fold: int | None
 
     @property
     def finished(self) -> bool:
@@ -76,60 +62,6 @@ class Part:
             return False
 
 
-def persons(study: Study, root: Path, *, tick: learn.Tick | None = None) -> Path:
-    """Write the generated persons of a study; those that are there are kept. The folder.
-
-    Raises:
-        PlanError: no such family.
-    """
-    return _made_persons(*study.persons, "study.persons", FIRST, root, tick)
-
-
-def made(plan: Plan, root: Path, *, tick: learn.Tick | None = None) -> list[Path]:
-    """Write the persons of a study, and beside them those of families that are only tested. The data sets in order.
-
-    Raises:
-        PlanError: no such family.
-    """
-    assert plan.study is not None
-    if not plan.persons:
-        return [persons(plan.study, root, tick=tick)]
-    family, n = plan.study.persons
-    found = [_made_persons(family, n, "study.persons", FIRST, root / family, tick)]
-    for k, (family, n) in enumerate(
-        plan.persons
-    ):  # other persons: nobody who was trained on is seen by another scanner
-        found.append(_made_persons(family, n, "persons", FIRST + APART * (k + 1), root / family, tick))
-    return found
-
-
-def _made_persons(family: str, n: int, where: str, first: int, root: Path, tick: learn.Tick | None) -> Path:
-    if family not in FAMILIES:
-        raise PlanError(f'{where}.family: "{family}", expected one of {", ".join(FAMILIES)}')
-    for i in range(n):
-        if tick is not None:
-            tick(i, n, f"making {family} {i}")
-        folder = root / f"{family}_{first + i - FIRST:03d}"
-        if not (folder / "case.json").is_file():
-            seed = first + i + (RARE if family == "rare-torso" else 0)
-            write_scan(folder, _person(family, seed), seed)
-    return root
-
-
-def _person(family: str, seed: int) -> Scan:
-    if family == "torso":
-        return ct(torso(seed, spacing_mm=2.2), seed, spacing_mm=TORSO_MM)
-    if family == "thin-torso":
-        return ct(torso(seed, spacing_mm=2.2), seed, spacing_mm=THIN_MM)
-    if family == "thick-torso":  # as of another scanner: thick slices and twice the noise
-        return ct(torso(seed, spacing_mm=2.2), seed, spacing_mm=THICK_MM, noise_hu=28.0)
-    if family == "rare-torso":
-        return rare_torso(seed, spacing_mm=TORSO_MM)
-    if family == "lesions":
-        return ct(lesions(seed), seed, spacing_mm=LESIONS_MM)
-    return mr(head(seed), seed, spacing_mm=HEAD_MM)
-
-
 def parts(plan: Plan, cases: Sequence[Case], out: Path) -> list[Part]:
     """All trainings of a study, in order.
 
@@ -138,10 +70,59 @@ def parts(plan: Plan, cases: Sequence[Case], out: Path) -> list[Part]:
         SpecError: no spec can name the folder of the models.
         TrainingError: fewer subjects than a fold or a fraction needs.
     """
+    of_folder(models_of(out).resolve())  # refused before anything is trained
+    plan = teachable(plan, cases)[0]
     study = plan.study
     assert study is not None
-    of_folder(models_of(out).resolve())  # refused before anything is trained
-    return list(_parts(study, splits.usable(cases, targets=plan.targets, modality=study.modality), out))
+    usable = splits.usable(cases, targets=plan.targets, modality=study.modality)
+    found = list(_parts(study, usable, out))
+    _fusible(found, usable)
+    return found
+
+
+def teachable(plan: Plan, cases: Sequence[Case]) -> tuple[Plan, list[str]]:
+    """The plan with those of its targets that somebody is left to learn from whoever is tested, and what is left out.
+
+    Raises:
+        PlanError: that leaves no target.
+        TrainingError: fewer subjects than folds.
+    """
+    study = plan.study
+    lacking: dict[str, set[str]] = {}
+    assert study is not None
+    while True:
+        fit = splits.usable(cases, targets=plan.targets, modality=study.modality)
+        having = {name: {case.subject for case in fit if case.structure(name)} for name in plan.targets}
+        everyone = splits.subjects(fit)
+        tests = [everyone] if len(everyone) == 1 else _tests(study, fit) if plan.targets else []
+        lost = {name: who for name, who in having.items() if who and any(who <= set(test) for test in tests)}
+        if not lost:
+            return plan, [
+                f"left out: {name} is named in {', '.join(sorted(who))} only" for name, who in lacking.items()
+            ]
+        lacking |= lost
+        plan = dataclasses.replace(plan, targets=tuple(name for name in plan.targets if name not in lost))
+        if not plan.targets:
+            told = "; ".join(f"{name} in {', '.join(sorted(who))} only" for name, who in lacking.items())
+            raise PlanError(
+                f"{plan.name}: nobody is left to learn from where the subjects that have a target are tested ({told}); "
+                "expected another subject with one of them: add cases, or name other targets"
+            )
+
+
+def _fusible(parts: Sequence[Part], cases: Sequence[Case]) -> None:
+    """What fuses channels is refused before the first training, not after it, where there is one channel."""
+    fused = next((part.training.model for part in parts if _fusion(part.training.model) not in ("", "early")), "")
+    case = next((case for case in cases if not case.broken), None)
+    if fused and case is not None and len(case.volume().channels) < 2:
+        raise PlanError(
+            f"{fused}: fuses channels, and {case.id} has one; expected two or more (further images beside a case.json "
+            'are read with --layout "case-json(channels=true)")'
+        )
+
+
+def _fusion(model: str) -> str:
+    return str(parse(model).args.get("fusion", ""))
 
 
 def _parts(study: Study, cases: Sequence[Case], out: Path) -> Iterator[Part]:
@@ -153,9 +134,9 @@ def _parts(study: Study, cases: Sequence[Case], out: Path) -> Iterator[Part]:
                 for seed in range(study.seeds):
                     splits.split(cases, seed=seed, left_out=test, fraction=fraction)  # refused before anything is done
                     name = _plain(training.model) + ("" if training.on == "real" else f"-{training.on}")
-                    recipe = f"{name}-{round(100 * fraction)}-s{seed}"
-                    folder = models_of(out) / (f"{recipe}-f{k}" if study.folds else recipe)
-                    yield Part(_steps(training), fraction, seed, test, folder, recipe if study.folds else None, k)
+                    recipe = f"{name}-{round(100 * fraction)}"
+                    folder = models_of(out) / (f"{recipe}-s{seed}-f{k}" if study.folds else f"{recipe}-s{seed}")
+                    yield Part(_steps(training), fraction, seed, test, folder, recipe, k if study.folds else None)
 
 
 def _check(model: str) -> None:
@@ -227,7 +208,7 @@ def run(
         command: for the model folders.
 
     Raises:
-        PlanError: the plan has no study, or folds and several data sets.
+        PlanError: the plan has no study, folds and several data sets, or no target that can be taught and tested.
         TrainingError: a training cannot begin or go on.
         PlanError, WeightsError, RunError: what the comparison would refuse after the trainings, before the first.
     """
@@ -235,6 +216,10 @@ def run(
         raise PlanError(f"{plan.name}: nothing to train: the plan has no study")
     study = plan.study
     found_layout, cases = inventory.find(data, layout)
+    plan, lacking = teachable(plan, cases)
+    if say is not None:
+        for text in lacking:
+            say(text, 0.0, 0)
     if others and study.folds:
         raise PlanError(f"{plan.name}: folds test every subject of one data set, and {1 + len(others)} came")
     all_parts = parts(plan, cases, out)
@@ -243,7 +228,7 @@ def run(
     generated = None
     if study.generated[1]:
         where = out.with_name(f"{out.name}-generated")
-        generated = _made_persons(*study.generated, "study.generated", EXTRA, where, tick)
+        generated = persons.write(*study.generated, "study.generated", persons.EXTRA, where, tick)
     for i, part in enumerate(all_parts):
         if part.finished:
             continue
@@ -252,12 +237,13 @@ def run(
             what += "" if part.training.on == "real" else f", {part.training.on}"
             say(f"training {i + 1} of {len(all_parts)}: {what}", *left(all_parts))
         who = _who(plan, part, data, generated, layout)
-        fold: dict[str, str | int] = {} if part.recipe is None else {"recipe": part.recipe, "fold": part.fold}
+        which: dict[str, str | int] = {"recipe": part.recipe, "draw": part.seed}
+        which |= {} if part.fold is None else {"fold": part.fold}
         if in_context.fits(part.training.model):
-            in_context.adapt(part.training.model, who, part.folder, command=command, tick=tick, study=fold)
+            in_context.adapt(part.training.model, who, part.folder, command=command, tick=tick, study=which)
             continue
         made = _made(part, who, tick)
-        learn.train(made, part.folder, command=command, progress=progress, study=fold)
+        learn.train(made, part.folder, command=command, progress=progress, study=which)
     return [_compared(plan, test, sources, all_parts) for test in dict.fromkeys(part.test for part in all_parts)]
 
 
@@ -318,8 +304,16 @@ def _compared(plan: Plan, test: tuple[str, ...], sources: Sequence[Source], all_
             f"{plan.name}: {same[0]} is a case of {sources[0].root} and of another data set; expected names that "
             "differ, as cases are chosen by them"
         )
-    chosen = tuple(Choice(case=id_) for id_ in [case.id for case in fit[0] if case.subject in test] + more)
-    return dataclasses.replace(plan, models=(*plan.models, *mine), cases=chosen, persons=(), study=None)
+    tested = [case for case in fit[0] if case.subject in test] + [case for one in fit[1:] for case in one]
+    there = tuple(name for name in plan.targets if any(case.structure(name) for case in tested))
+    return dataclasses.replace(
+        plan,
+        models=(*plan.models, *mine),
+        cases=tuple(Choice(case=case.id) for case in tested),
+        targets=there or plan.targets,  # where nobody has one, the names are told later
+        persons=(),
+        study=None,
+    )
 
 
 def _plain(model: str) -> str:

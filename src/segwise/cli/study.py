@@ -23,7 +23,7 @@ def generated(plan: Plan, out: Path | None) -> list[Path]:
 
     A family is a data set, but for one that lies in another's.
     """
-    from segwise import study
+    from segwise import persons
     from segwise.records.types import Study
 
     if not plan.persons:
@@ -33,7 +33,8 @@ def generated(plan: Plan, out: Path | None) -> list[Path]:
     root = out.with_name(f"{out.name}-data")
     with screen.progress() as tick:
         made = [
-            study.persons(Study(persons=one), root / study.HOME.get(one[0], one[0]), tick=tick) for one in plan.persons
+            persons.of_study(Study(persons=one), root / persons.HOME.get(one[0], one[0]), tick=tick)
+            for one in plan.persons
         ]
     return list(dict.fromkeys(made))
 
@@ -43,7 +44,7 @@ def studied(plan: Plan, data: list[Path], out: Path | None, *, layout: str | Non
 
     Trained on the first data set; all cases of the others are tested.
     """
-    from segwise import api, study
+    from segwise import api, persons, study
 
     assert plan.study is not None
     if out is None and (not dry_run or not data):
@@ -53,9 +54,12 @@ def studied(plan: Plan, data: list[Path], out: Path | None, *, layout: str | Non
         if not plan.study.persons[1]:
             raise SpecError(f"{plan.name} learns from your labelled cases: give --data FOLDER")
         with screen.progress() as tick:
-            data = study.made(plan, out.with_name(f"{out.name}-data"), tick=tick)
+            data = persons.of_plan(plan, out.with_name(f"{out.name}-data"), tick=tick)
     if dry_run:
-        parts = study.parts(plan, api.read_cases(data[0], layout=layout), out)
+        cases = api.read_cases(data[0], layout=layout)
+        for text in study.teachable(plan, cases)[1]:
+            screen.note(text)
+        parts = study.parts(plan, cases, out)
         done = sum(part.finished for part in parts)
         tested = {subject for part in parts for subject in part.test}
         more = f", and those of {len(data) - 1} more data sets" if len(data) > 1 else ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from segwise.decide import called
 from segwise.decide.measured import Measured, shared
-from segwise.errors import SpecError
 from segwise.report.statistics import subjects_needed
 
 KINDS = {"specialist": ("specialist",), "generalist": ("generalist", "floor")}
@@ -126,15 +126,11 @@ def left_out(ordered: Sequence[Measured], shown: Sequence[Measured], *, by: str,
 
 
 def named(arms: Sequence[Measured], wanted: str, kind: str) -> list[Measured]:
-    """Arms by a model's spec, its bare name or an arm's label; all of a kind of `KINDS` for "".
+    """Arms by a model's spec, its bare name, its folder, or an arm's label; all of a kind of `KINDS` for "".
 
     Raises:
         SpecError: no arm of that name; `kind` names the option.
     """
     if not wanted:
         return [arm for arm in arms if arm.family in KINDS[kind]]
-    found = [arm for arm in arms if wanted in (arm.model, arm.label, arm.model.split("(")[0])]
-    if not found:
-        there = ", ".join(sorted({arm.model for arm in arms}))
-        raise SpecError(f'--{kind} "{wanted}": no such model in this run; there are {there}')
-    return found
+    return [arms[i] for i in called.places([(arm.model, arm.label) for arm in arms], wanted, kind)]

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from segwise.decide import called
 from segwise.decide.shares import exact_interval, percents
-from segwise.errors import RunError, SpecError
+from segwise.errors import RunError
 from segwise.records.run import Run
 from segwise.report import words
 from segwise.report.gather import Arm, Gathered, gather, total_seconds
@@ -98,7 +99,7 @@ def read(run_dir: Path | str, model: str) -> Known:
 
     Args:
         run_dir: folder of the run.
-        model: spec, or the bare name.
+        model: spec, bare name, label or folder.
 
     Raises:
         RunError: not a run, or the model has no score in it. SpecError: the model is not in the run.
@@ -108,10 +109,7 @@ def read(run_dir: Path | str, model: str) -> Known:
     if not any(record.status == "done" for record in records):
         raise RunError(f"{run.path} holds no finished task, so nothing is known; run it first (it resumes)")
     whole = gather(records, run.scores())
-    arms = tuple(arm for arm in whole.arms if model in (arm.key[0], arm.key[0].split("(")[0]))
-    if not arms:
-        there = ", ".join(sorted({arm.key[0] for arm in whole.arms}))
-        raise SpecError(f'--model "{model}": no such model in this run; there are {there}')
+    arms = tuple(whole.arms[i] for i in called.places([(a.key[0], a.label) for a in whole.arms], model, "model"))
     scored = [arm for arm in arms if arm.values]
     if not scored:
         raise RunError(f"{run.path} has no score of {model}; type: segwise score {run.path}")

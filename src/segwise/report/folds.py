@@ -1,83 +1,105 @@
-"""Cross-validated models: the folds of one recipe are one arm, each subject tested by a model that never saw it.
+"""Repeated trainings of one recipe are one arm: folds that each test other subjects, and draws of what is drawn.
 
 A fold's model alone stands on one subject or a few, and was asked about no other fold's: told apart, nothing could be
-compared. Folds are put together only if each was tested on subjects of its own that it was not trained on.
+compared. Draws told apart would let the luckiest one stand for the recipe; together each target counts with its mean
+over them. Models are put together only if none was tested on a subject that it was trained on.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from segwise.errors import SpecError
 from segwise.report.specs import parsed
 from segwise.spec import Value
 
 if TYPE_CHECKING:
     from segwise.report.gather import ArmKey, Outcome
 
-ALL = "folds"  # in the place of a fold's number
+FOLDS, DRAWS = "folds", "draws"  # in the place of a fold's and a draw's number
 
 
 def together(by_arm: Mapping[ArmKey, Sequence[Outcome]]) -> dict[ArmKey, list[Outcome]]:
-    """The outcomes of every arm, those of the folds of one recipe under one name with one card."""
+    """The outcomes of every arm, those of the folds and draws of one recipe under one name with one card."""
     groups: dict[tuple[str, ...], list[ArmKey]] = defaultdict(list)
     for key, outcomes in by_arm.items():
         learned = _learned(outcomes)
-        is_fold = isinstance(learned.get("fold"), int) and learned.get("recipe")
-        said = [str(learned.get(name, "")) for name in ("recipe", "data", "model")] if is_fold else [key[0]]
-        groups[key[1], *said].append(key)
+        name = _shared(key[0], learned)
+        said = [str(learned.get(what, "")) for what in ("data", "model")] if name != key[0] else []
+        groups[key[1], name, *said].append(key)
     found: dict[ArmKey, list[Outcome]] = {}
-    for keys in groups.values():
+    for (_, name, *_), keys in groups.items():
         if len(keys) > 1 and _apart([by_arm[key] for key in keys]):
-            name, outcomes = _one([key[0] for key in keys], [by_arm[key] for key in keys])
-            found[name, keys[0][1]] = outcomes
+            shared, outcomes = _one(name, [by_arm[key] for key in keys])
+            found[shared, keys[0][1]] = outcomes
         else:
             found |= {key: list(by_arm[key]) for key in keys}
     return found
 
 
-def _one(models: Sequence[str], folds: Sequence[Sequence[Outcome]]) -> tuple[str, list[Outcome]]:
-    """Name and outcomes of folds put together."""
-    each = [_learned(outcomes) for outcomes in folds]
-    first = each[0]
+def _one(name: str, models: Sequence[Sequence[Outcome]]) -> tuple[str, list[Outcome]]:
+    """Name and outcomes of models put together."""
+    each = [_learned(outcomes) for outcomes in models]
     known = {key: fmean(map(float, v)) for key in ("subjects", "seconds") if (v := [o[key] for o in each if key in o])}
-    told = {**first, **known, "people": (), "folds": len(folds)}
+    told = {**each[0], **known}
     told["subjects"] = round(told.get("subjects", 0))
-    name = _without_number(models[0], f"{first['recipe']}-f{first['fold']}", f"{first['recipe']}-{ALL}")
-    outcomes = [dataclasses.replace(o, last=_renamed(o.last, name, told)) for one in folds for o in one]
-    return name, outcomes
+    n_folds, n_draws = (len({one.get(key) for one in each}) for key in ("fold", "draw"))
+    told |= {DRAWS: n_draws} if n_draws > 1 else {}
+    if n_folds > 1:
+        told |= {FOLDS: n_folds, "people": ()}
+    else:
+        told["people"] = tuple(sorted({str(one) for learned in each for one in learned.get("people") or ()}))
+        name = _renamed(name, FOLDS, DRAWS)
+    return name, [dataclasses.replace(o, last=_told(o.last, name, told)) for one in models for o in one]
 
 
-def _renamed(record: Any, name: str, learned: Mapping[str, Any]) -> Any:
+def _told(record: Any, name: str, learned: Mapping[str, Any]) -> Any:
     provenance = dict(record.provenance)
     if isinstance(card := provenance.get("card"), Mapping):
         provenance["card"] = {**card, "learned": learned}
     return dataclasses.replace(record, model=name, provenance=provenance)
 
 
-def _without_number(model: str, own: str, shared: str) -> str:
-    """A model's spec with the name of one fold's folder replaced."""
-    spec = parsed(model)
+def _shared(model: str, learned: Mapping[str, Any]) -> str:
+    """A model's spec with one name in place of the folders of all that share its recipe; itself without a recipe."""
+    if not learned.get("recipe"):
+        return model
+    recipe = re.escape(str(learned["recipe"]))
+    return _renamed(model, rf"{recipe}(-s\d+)?(-f\d+)?", f"{learned['recipe']}-{FOLDS}", whole=True)
+
+
+def _renamed(model: str, pattern: str, ending: str, *, whole: bool = False) -> str:
+    """A model's spec with the end of each path in it (or the whole of its last part) exchanged."""
+    find = re.compile(rf"(?:(?<=/)|^){pattern}$" if whole else rf"{pattern}$")
+
+    def exchanged(value: Value) -> Value:
+        return find.sub(lambda _: ending, value) if isinstance(value, str) else value
+
+    try:
+        spec = parsed(model)
+    except SpecError:
+        return model
     base, *plus = (
-        dataclasses.replace(part, args={key: _ending(value, own, shared) for key, value in part.args.items()})
+        dataclasses.replace(part, args={key: exchanged(value) for key, value in part.args.items()})
         for part in (spec.base, *spec.plus)
     )
     return str(dataclasses.replace(base, plus=tuple(plus)))
 
 
-def _ending(value: Value, own: str, shared: str) -> Value:
-    return value.removesuffix(own) + shared if isinstance(value, str) and value.endswith(own) else value
-
-
-def _apart(folds: Sequence[Sequence[Outcome]]) -> bool:
-    """Every fold was tested on subjects of its own, whom it was not trained on."""
-    tested = [{o.last.subject for o in outcomes} for outcomes in folds]
-    trained = [set(map(str, _learned(outcomes).get("people") or ())) for outcomes in folds]
-    alone = sum(map(len, tested)) == len(set().union(*tested))
-    return alone and not any(mine & seen for mine, seen in zip(tested, trained, strict=True))
+def _apart(models: Sequence[Sequence[Outcome]]) -> bool:
+    """Nobody was tested by a model that was trained on them, nor by two folds of one draw."""
+    of_draw: dict[object, list[set[str]]] = defaultdict(list)
+    for outcomes in models:
+        learned, tested = _learned(outcomes), {o.last.subject for o in outcomes}
+        if tested & set(map(str, learned.get("people") or ())):
+            return False
+        of_draw[learned.get("draw")].append(tested)
+    return all(sum(map(len, folds)) == len(set().union(*folds)) for folds in of_draw.values())
 
 
 def _learned(outcomes: Sequence[Outcome]) -> Mapping[str, Any]:

@@ -308,6 +308,7 @@ def _name(model: str, card: Any) -> str:
     n, made = learned.get("subjects"), learned.get("generated")
     told = [f"{n} subject{'s' * (n != 1)}{' a fold' if learned.get('folds') else ''}"] if n else []
     told += [f"{made} generated"] if made else []
+    told += [f"{learned['draws']} draws"] if learned.get("draws") else []
     around = parsed(model).plus[len(parsed(str(learned["model"])).plus) :]  # wrappers of the trained one
     return ", ".join(["+".join(map(str, (learned["model"], *around))), *told])
 

@@ -1,0 +1,48 @@
+"""Which models of a run a user means by a name, and what is said where it is none of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from segwise.errors import SpecError
+from segwise.spec import parse
+
+SHOWN = 6  # models that a message names
+APART = " · "  # between the model and the prompter of a label
+
+
+def places(models: Sequence[tuple[str, str]], wanted: str, option: str) -> list[int]:
+    """Where a name fits: a spec, its bare name, a label with or without its prompter, or a model's folder.
+
+    Args:
+        models: (spec, label) of each arm.
+        wanted: what the user wrote.
+        option: which says it, for the message.
+
+    Raises:
+        SpecError: it fits nowhere; the nearest models come first in the message.
+    """
+    found = [i for i, model in enumerate(models) if wanted in _names(*model)]
+    if not found and Path(wanted).is_dir():
+        folder = Path(wanted).resolve()
+        found = [i for i, (spec, _) in enumerate(models) if folder in _folders(spec)]
+    if found:
+        return found
+    there = sorted({label.split(APART)[0] for _, label in models})
+    near = difflib.get_close_matches(wanted, there, n=len(there), cutoff=0.4)
+    first = list(dict.fromkeys([*near, *there]))[:SHOWN]
+    more = f" and {len(there) - SHOWN} more, which its report names" if len(there) > SHOWN else ""
+    raise SpecError(f'--{option} "{wanted}": no such model in this run; there are {", ".join(first)}{more}')
+
+
+def _names(spec: str, label: str) -> tuple[str, ...]:
+    return spec, label, label.split(APART, maxsplit=1)[0], spec.split("(", maxsplit=1)[0]
+
+
+def _folders(spec: str) -> list[Path]:
+    try:
+        return [Path(value).resolve() for value in parse(spec).args.values() if isinstance(value, str)]
+    except SpecError:
+        return []
