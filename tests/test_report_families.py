@@ -66,6 +66,22 @@ def test_the_words_name_the_floor_and_both_against_it():
     assert told.count("above it") == 2 and told.count("beyond chance") == 3
 
 
+def test_many_arms_do_not_hide_what_all_subjects_say():
+    """As in a study: 10 arms on 9 subjects are too many pairs for Holm, and the families are far apart."""
+    runs = []
+    for k in range(5):
+        for p in range(9):
+            noise = 0.01 * ((p * 7 + k * 3) % 5 - 2)
+            card = {"title": f"G{k}", "family": "generalist"}
+            runs.append(outcome(f"general{k}", case=f"c{p}", subject=f"c{p}", dsc=(0.9 - 0.01 * k + noise,), card=card))
+            card = {"title": f"S{k}", "family": "specialist"}
+            other = (0.7 - 0.01 * k - noise,)
+            runs.append(outcome(f"special{k}", "name", case=f"c{p}", subject=f"c{p}", dsc=other, card=card))
+    (one, *_) = ranked = ranking.rank(gather(*join(*runs)))
+    assert not one.result.decided.any()
+    assert "this is beyond chance (p .004 over 25 such pairs)" in families.answer(ranked)
+
+
 def test_one_family_beside_the_floor_is_enough_and_none_is_silent():
     run = planted(12, {"spleen": MEANS["spleen"]}, models=("general", "floor"))
     told = families.answer(ranking.rank(gather(*run)))

@@ -146,3 +146,27 @@ def test_a_hundred_arms_take_seconds() -> None:
     start = time.process_time()
     s.compare(np.random.default_rng(0).random((3000, 100)), [str(i % 300) for i in range(3000)])
     assert time.process_time() - start < 30
+
+
+def test_family_wise_is_the_share_of_flips_that_do_as_well() -> None:
+    same = np.full((5, 3), 0.1)  # all flips or none reach it: 2 of 32
+    assert s.family_wise(same) == pytest.approx([2 / 32] * 3)
+    mixed = np.array([[0.1, 0.1]] * 4 + [[0.1, -0.1]])  # the second one's own two flips reach as far
+    # as far as 3: all four of one sign with either fifth (4), or three of them (16)
+    assert s.family_wise(mixed) == pytest.approx([4 / 32, 20 / 32])
+    assert s.family_wise(np.zeros((6, 2))) == pytest.approx([1.0, 1.0])
+
+
+def test_many_pairs_on_few_subjects_are_decided_where_all_subjects_agree() -> None:
+    """406 pairs of 11 subjects: Holm's correction of the least p of the signed-rank test gives .396."""
+    rng = np.random.default_rng(0)
+    d = 0.15 + rng.normal(0, 0.01, (11, 406))
+    assert s.holm(s.signed_rank(d)).min() == pytest.approx(406 * 2 / 2**11)
+    assert s.family_wise(d).max() == pytest.approx(2 / 2**11)
+
+
+@pytest.mark.parametrize("n", [7, 14], ids=["all flips", "random flips"])
+def test_family_wise_finds_nothing_in_noise(n: int) -> None:
+    rng = np.random.default_rng(n)
+    found = [s.family_wise(rng.normal(0, 1, (n, 12)), n_draws=500).min() < 0.05 for _ in range(200)]
+    assert sum(found) <= 19  # 10 expected; 19 or more once in 200

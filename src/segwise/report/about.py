@@ -140,7 +140,10 @@ def methods(gathered: Gathered, ranked: Sequence[Ranked]) -> str:
         f"value a subject. Intervals: percentile bootstrap over subjects, paired over arms, {N_BOOT:,} draws, seed 0, "
         "95 %. Rank interval: 2.5 to 97.5 percentile of the rank over the same draws.",
         "<b>Decided</b>: two-sided Wilcoxon signed-rank test over subjects (exact up to 30, zeros dropped), corrected "
-        f"by Holm over all pairs, p &lt; {ALPHA}, and the interval of the mean difference excludes 0.{needed}",
+        f"by Holm over all pairs, p &lt; {ALPHA}, and the interval of the mean difference excludes 0.{needed} "
+        "<b>Generalist or specialist</b> is one question, so the best of either are compared by flipping the signs of "
+        "subjects, the greatest difference over all pairs of a generalist and a specialist taken each time (Westfall "
+        "and Young 1993).",
         "An arm is ranked if it has a value for at least half of what it was asked. Random and unknown weights are "
         "never ranked (unknown: a file whose SHA-256 stands on no card, not trained here, for which nobody vouched). "
         f"Seeds: {e(listing([str(s) for s in seeds]))}.",

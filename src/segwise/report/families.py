@@ -1,7 +1,8 @@
 """Generalist or specialist, and is either above the floor: the best arm of each family, over all and by structure.
 
 The floor is what models without weights reach with the same prompts. Which arm is the best of its family is read from
-the same data, so differences are decided with Holm's correction over the pairs of all arms, not of the best ones alone.
+the same data, so differences are decided with a correction over all arms, not of the best ones alone: the two families
+over all their pairs (`statistics.family_wise`), what is beside the floor with Holm's over the pairs of all arms.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from segwise.report.gather import ENOUGH, Arm, Gathered, Panel, panel_of
-from segwise.report.markup import DASH, count, e, interval, listing, note, number, signed, table
+from segwise.report.markup import DASH, count, e, interval, listing, note, number, p_value, signed, table
 from segwise.report.ranking import Ranked
-from segwise.report.statistics import Comparison, compare
+from segwise.report.statistics import ALPHA, Comparison, compare, family_wise, minus, subject_means
 from segwise.report.words import median_interactions
 
 LEARNED, FLOOR = ("generalist", "specialist"), "floor"
@@ -111,7 +114,10 @@ def _rivals(panel: Panel, result: Comparison, best: Mapping[str, int]) -> str:
         return ""
     a, b = sorted((best[family] for family in LEARNED), key=lambda i: (-result.mean[i], i))
     names = {best[family]: f"the best {family}, <b>{e(panel.arms[best[family]].label)}</b>," for family in LEARNED}
-    sure = "; this is beyond chance." if result.decided[a, b] else "; these data cannot decide between the two."
+    p, n_pairs = _chance(panel, a, b)
+    sure = f"; these data cannot decide between the two (p {p_value(p)} over {count(n_pairs, 'such pair')})."
+    if p < ALPHA and (result.difference_low[a, b] > 0 or result.difference_high[a, b] < 0):
+        sure = f"; this is beyond chance (p {p_value(p)} over {count(n_pairs, 'such pair')})."
     effort = {i: median_interactions(panel.arms[i], panel) for i in (a, b)}
     asked = (
         f" It asked {_interactions(effort[a])} of a person for each target, the other {_interactions(effort[b])}."
@@ -121,6 +127,16 @@ def _rivals(panel: Panel, result: Comparison, best: Mapping[str, int]) -> str:
     text = f"{names[a]} reaches {number(result.mean[a])}, {names[b]} {number(result.mean[b])}"
     difference = signed(result.difference[a, b])
     return f"<b>Generalist or specialist?</b> {text[0].upper()}{text[1:]} ({difference}){sure}{asked}"
+
+
+def _chance(panel: Panel, a: int, b: int) -> tuple[float, int]:
+    """The p of two arms over all pairs of a generalist and a specialist, and how many pairs those are."""
+    families = [str(arm.card.get("family", "")) for arm in panel.arms]
+    first, second = ([i for i, family in enumerate(families) if family == name] for name in LEARNED)
+    pairs = [(i, j) for i in first for j in second]
+    means = subject_means(panel.values, panel.persons)
+    p = family_wise(np.column_stack([minus(means[:, i], means[:, j]) for i, j in pairs]))
+    return float(p[pairs.index((a, b) if (a, b) in pairs else (b, a))]), len(pairs)
 
 
 def _interactions(n: float | None) -> str:
