@@ -12,6 +12,7 @@ persons = { family = "torso", n = 6 }                                # who is ma
 scenario = "small-hospital"                                          # the report tells cost and workflow in it
 needs = ["several data sets"]                                        # or "targets in levels": said where data lack it
 optional = ["meshnet"]                                               # left out where nothing fits it
+groups = { seldom = ["celiac trunk"], common = ["liver", "spleen"] } # of targets, set against each other
 
 [[cases]]                                                            # all if left out
 case = "ct_1"
@@ -35,7 +36,7 @@ from segwise.errors import PlanError, SpecError
 from segwise.records.types import Choice, Pair, Plan, Study, Training
 
 FIELDS: tuple[str, ...] = ("question", "models", "prompters", "pairs", "targets", "cases", "metrics", "seeds", "study")
-FIELDS += ("conditions", "persons", "scenario", "needs", "optional")
+FIELDS += ("conditions", "persons", "scenario", "needs", "optional", "groups")
 DATA_SETS, LEVELS = NEEDS = "several data sets", "targets in levels"
 AS_IS = "as-is"
 
@@ -85,6 +86,7 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Plan:
         scenario=_text(content.get("scenario", ""), f"{source}: scenario"),
         needs=_texts(content.get("needs", []), f"{source}: needs"),
         optional=tuple(_specs(content.get("optional", []), f"{source}: optional")),
+        groups=_groups(content.get("groups", {}), f"{source}: groups"),
     )
     if not plan.models and not plan.pairs and plan.study is None:
         raise PlanError(f"{source}: models: nothing came, expected at least one model")
@@ -94,9 +96,23 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Plan:
         raise PlanError(f"{source}: needs: {', '.join(sorted(strange))}, expected some of {', '.join(NEEDS)}")
     if strange := set(plan.optional) - {*plan.models, *(pair.model for pair in plan.pairs)}:
         raise PlanError(f"{source}: optional: {', '.join(sorted(strange))}, expected models of the plan")
+    if plan.targets and (strange := {t for _, own in plan.groups for t in own} - set(plan.targets)):
+        raise PlanError(f"{source}: groups: {', '.join(sorted(strange))}, expected some of the targets of the plan")
     if not plan.metrics:
         raise PlanError(f"{source}: metrics: nothing came, expected at least one metric")
     return plan
+
+
+def _groups(value: Any, where: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    if not isinstance(value, Mapping) or len(value) == 1:  # none at all is a plan without groups
+        raise PlanError(f"{where}: {value!r}, expected two or more names with a list of targets each")
+    found = tuple((str(name), _texts(targets, f"{where}.{name}")) for name, targets in value.items())
+    listed = [target for _, targets in found for target in targets]
+    if twice := sorted({target for target in listed if listed.count(target) > 1}):
+        raise PlanError(f"{where}: {', '.join(twice)} in two of them, expected every target in one group")
+    if empty := [name for name, targets in found if not targets]:
+        raise PlanError(f"{where}.{empty[0]}: nothing came, expected at least one target")
+    return found
 
 
 def _beside(study: Study, plan: Plan, source: str) -> None:

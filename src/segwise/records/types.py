@@ -100,6 +100,7 @@ class Plan:
         scenario: of cost and workflow, by name or path; "" for none.
         needs: what the question needs of the data: "several data sets", "targets in levels".
         optional: models that are left out, instead of refusing the plan, where they have nothing to do.
+        groups: of targets that the report sets against each other: name and targets of each.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Plan:
     scenario: str = ""
     needs: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

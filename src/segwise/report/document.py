@@ -19,6 +19,7 @@ from segwise.report import (
     dimension,
     families,
     generated,
+    groups,
     human_time,
     labels,
     naming,
@@ -162,6 +163,7 @@ def plan_of(value: Any) -> Plan | None:
     }
     fields["persons"] = tuple(tuple(one) for one in fields.get("persons", ()) if isinstance(one, list | tuple))
     fields.pop("study", None)  # what was trained is told by the models' cards
+    fields["groups"] = tuple((str(name), tuple(own)) for name, own in fields.get("groups", ()))
     fields["pairs"] = tuple(Pair(**item) for item in fields.get("pairs", ()))
     fields["cases"] = tuple(
         Choice(case=item["case"], targets=tuple(item.get("targets", ()))) for item in fields.get("cases", ())
@@ -192,6 +194,7 @@ def _sections(
         ("text-or-box", "Named or boxed", human_time.section(gathered)),
         ("unanswered", "What is left unanswered", unanswered.section(gathered, meta)),
         ("transfer", "From data set to data set", transfer.section(gathered)),
+        ("groups", "Groups of targets", groups.section(gathered, plan.groups if plan else ())),
         ("dimension", "Slices or volumes", dimension.section(gathered)),
         ("shapes", "Shapes", shapes.section(gathered)),
         ("scaling", "Compute at inference", scaling.section(gathered)),
