@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.ready
+NNUNET ?= .nnunet-env
 
-.PHONY: demo test test-all lint bench docs flops parity clean
+.PHONY: demo test test-all nnunet-env lint bench docs flops parity clean
 
 demo: $(STAMP)
 	$(BIN)/segwise demo --pull -o runs/demo
@@ -12,8 +13,18 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Slow suites too, with nnU-Net's own package: in the environment that SEGWISE_NNUNET_ENV names, else in one made here.
+test-all: $(STAMP) $(if $(SEGWISE_NNUNET_ENV),,$(NNUNET)/.ready)
+	SEGWISE_NNUNET_ENV=$(or $(SEGWISE_NNUNET_ENV),$(CURDIR)/$(NNUNET)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# One command for all three: else pip replaces the CPU build of torch by one of several GB.
+nnunet-env: $(NNUNET)/.ready
+
+$(NNUNET)/.ready:
+	@echo "Setting up $(NNUNET), where nnU-Net's package lives apart: about 400 MB of packages."
+	$(PYTHON) -m venv $(NNUNET)
+	$(NNUNET)/bin/python -m pip install --disable-pip-version-check -q torch==2.13.0 torchvision==0.28.0 nnunetv2
+	@touch $(NNUNET)/.ready
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks docs
@@ -43,4 +54,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(NNUNET) runs

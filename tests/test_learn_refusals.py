@@ -103,8 +103,26 @@ def test_so_are_those_of_learning_without_labels(data, untouched, verb, words, m
 def test_a_specialist_without_data_is_told_what_lacks(tmp_path):
     code, said = cli("train", "unet", "-o", tmp_path / "out")
     assert code == 2 and "expected their folder: segwise train unet DATA" in said
-    code, said = cli("train", "sam-nano", "-o", tmp_path / "out", "--dry-run")
-    assert code == 2 and "--dry-run is for a specialist" in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--dry-run",),
+        ("--loss", "dice-focal"),
+        ("--rate", 0.1, "--patch", "16,16,16"),
+        ("--target", "liver"),
+        ("--fold", "0/5"),
+        ("--recompute", "--gather", 2, "--batch", 4),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_recipe_is_not_told_how_it_learns(tmp_path, words):
+    """These were taken and ignored."""
+    code, said = cli("train", "sam-nano", "-o", tmp_path / "out", *words)
+    assert code == 2 and "of a specialist; expected DATA too" in said
+    assert all(word in said for word in words if str(word).startswith("--"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("spacing", "shape"), [("0.001,0.001,0.001", "40000×24000×28000"), ("1e9,1e9,1e9", "0×0×0")])

@@ -18,12 +18,13 @@ import pytest
 import SimpleITK as sitk
 
 import labelled_cases
-from segwise import api, assemble, io, nnunet_package
+from segwise import api, assemble, io, nnunet_package, study
 from segwise.case import Structure
 from segwise.errors import TrainingError
 from segwise.geometry import Channel, Grid, Volume
 from segwise.learn import Who
 from segwise.nnunet_package import Budget, environment, raw
+from segwise.records import plan as plans
 from test_learn import cli
 
 FAKE = """#!{python}
@@ -237,6 +238,42 @@ def test_epochs_are_of_nnunet_alone(data, tmp_path):
     assert code == 2 and "--epochs and --nnunet-env are of nnunet" in said
 
 
+# ---------------------------------------------------------------- in a study
+
+STUDY = """
+prompters = ["name"]
+metrics = ["overlap"]
+[study]
+models = [{ model = "nnunet", steps = STEPS }, { model = 'unet(features="4-8")', steps = 2 }]
+"""
+
+
+def _study(tmp_path, steps):
+    file = tmp_path / "mine.toml"
+    file.write_text(STUDY.replace("STEPS", str(steps)))
+    return plans.read(file)
+
+
+def test_nnunet_is_an_arm_of_a_study(data, tmp_path, fake, monkeypatch):
+    monkeypatch.setenv(environment.VARIABLE, str(fake))
+    (plan,) = study.run(_study(tmp_path, 40), data, tmp_path / "run")
+    home = tmp_path / "run-models" / "nnunet-100-s0"
+    assert {str(home), str(home.with_name("unet-features-4-8-100-s0"))} == set(plan.models)
+    said = json.loads((home / "model.json").read_text())["trained"]
+    assert said["steps"] == 40 and said["recipe"] == "nnunet-100" and said["draw"] == 0
+    ran = (home / "nnunet" / "ran.txt").read_text()
+    study.run(_study(tmp_path, 40), data, tmp_path / "run")
+    assert (home / "nnunet" / "ran.txt").read_text() == ran  # taken as it is
+
+
+def test_a_study_says_that_nnunet_is_not_there_before_it_trains_anything(data, tmp_path, fake, monkeypatch):
+    (fake / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")
+    monkeypatch.setenv(environment.VARIABLE, str(fake))
+    with pytest.raises(TrainingError, match="nnunetv2"):
+        study.run(_study(tmp_path, 40), data, tmp_path / "run")
+    assert not (tmp_path / "run-models").exists()
+
+
 # ---------------------------------------------------------------- the real one
 
 
@@ -265,6 +302,18 @@ def test_plan_train_predict_compare_with_the_real_package(tmp_path):
     code, shown = cli("compare", tmp_path / "data", "-m", out, "-p", "name", "-o", tmp_path / "run")
     assert code == 0, shown
     assert len(api.ranking(tmp_path / "run")) == 1
+
+
+@pytest.mark.slow
+def test_the_real_package_beside_others_in_one_plan(tmp_path):
+    if not os.environ.get(environment.VARIABLE):
+        pytest.skip(f"{environment.VARIABLE} names no environment with nnunetv2")
+    labelled_cases.write(tmp_path / "data", 6)
+    _study(tmp_path, 60)
+    code, said = cli("run", tmp_path / "mine.toml", "--data", tmp_path / "data", "-o", tmp_path / "run")
+    assert code == 0, said
+    first, second = api.ranking(tmp_path / "run")
+    assert "nnunet" in first["model"] and "unet-features" in second["model"] and float(first["dsc"]) > 0.9
 
 
 def _predicted(tmp_path, out, home):

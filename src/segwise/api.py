@@ -352,7 +352,9 @@ def pretraining(
 
 def elsewhere(model: str) -> bool:
     """Whether a specialist is trained by its own package (`train_elsewhere`), not by Segwise's loop."""
-    return model.strip() == "nnunet"
+    from segwise import nnunet_package
+
+    return nnunet_package.fits(model)
 
 
 def train_elsewhere(who: Who, out: Path | str, budget: PackageBudget, **how: Any) -> Outcome:

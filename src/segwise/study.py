@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from segwise import assemble, in_context, learn, persons
+from segwise import assemble, in_context, learn, nnunet_package, persons
 from segwise.case import Case
 from segwise.decide import scenario
 from segwise.errors import PlanError, WeightsError
@@ -143,7 +143,7 @@ def _check(model: str) -> None:
     """A wrong spec is met before the first training, not hours later."""
     spec = parse(model)
     assemble.model_info(spec)
-    if not spec.plus and not in_context.fits(model):
+    if not spec.plus and not in_context.fits(model) and not nnunet_package.fits(model):
         learn.trainable(spec)
 
 
@@ -239,12 +239,27 @@ def run(
         who = _who(plan, part, data, generated, layout)
         which: dict[str, str | int] = {"recipe": part.recipe, "draw": part.seed}
         which |= {} if part.fold is None else {"fold": part.fold}
-        if in_context.fits(part.training.model):
-            in_context.adapt(part.training.model, who, part.folder, command=command, tick=tick, study=which)
-            continue
-        made = _made(part, who, tick)
-        learn.train(made, part.folder, command=command, progress=progress, study=which)
+        _taught(part, who, which, command, tick, progress)
     return [_compared(plan, test, sources, all_parts) for test in dict.fromkeys(part.test for part in all_parts)]
+
+
+def _taught(
+    part: Part,
+    who: Who,
+    which: Mapping[str, str | int],
+    command: Sequence[str],
+    tick: learn.Tick | None,
+    progress: Progress | None,
+) -> None:
+    """One training, by what trains such a model."""
+    training, out = part.training, part.folder
+    if in_context.fits(training.model):
+        in_context.adapt(training.model, who, out, command=command, tick=tick, study=which)
+    elif nnunet_package.fits(training.model):
+        budget = nnunet_package.Budget(steps=training.steps, rate=training.rate or None, seed=part.seed)
+        nnunet_package.train(who, out, budget, command=command, tick=tick, progress=progress, study=which)
+    else:
+        learn.train(_made(part, who, tick), out, command=command, progress=progress, study=which)
 
 
 def _source(root: Path, layout: str | None) -> Source:
@@ -264,6 +279,9 @@ def _comparable(plan: Plan, sources: Sequence[Source], all_parts: Sequence[Part]
         given = {str(assemble.model_info(model).spec) for model in (*plan.models, *(p.model for p in plan.pairs))}
         tasks += [task for task in found.tasks if task.model in given]
     compare.check(tasks, out)
+    for part in all_parts:
+        if nnunet_package.fits(part.training.model) and not part.finished:
+            nnunet_package.ready(part.folder)
 
 
 def _who(plan: Plan, part: Part, data: Path, generated: Path | None, layout: str | None) -> Who:

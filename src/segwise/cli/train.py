@@ -102,18 +102,21 @@ def train(
     from segwise import api
     from segwise.training.together import in_turn
 
+    planned = {
+        "--patch": patch,
+        "--spacing": spacing,
+        "--dry-run": dry_run,
+        "--budget-gb": budget_gb is not None,
+        "--gather": gather != 1,
+        "--recompute": recompute,
+        "--batch": batch != 2,
+        "--loss": loss != "dice-ce",
+        "--schedule": schedule != "cosine",
+        "--precision": precision != "auto",
+    }
     if data is not None:
         whom = who(data, layout, target, fraction, leave_out, fold, split, seed, modality)
         if api.elsewhere(name):
-            planned = {"--patch": patch, "--spacing": spacing, "--dry-run": dry_run, "--budget-gb": budget_gb}
-            planned |= {
-                "--gather": gather != 1,
-                "--recompute": recompute,
-                "--batch": batch != 2,
-                "--loss": loss != "dice-ce",
-                "--schedule": schedule != "cosine",
-                "--precision": precision != "auto",
-            }
             how = {"minutes": minutes, "device": device, "threads": threads, "env": nnunet_env}
             _elsewhere(name, whom, out, planned, how, steps=steps, epochs=epochs, rate=rate, seed=seed, json=json)
             return
@@ -138,11 +141,16 @@ def train(
         ways = (*WAYS, "--patch")
         _learn(made, out, minutes, device, threads, dry_run=dry_run, budget_gb=budget_gb, json=json, ways=ways)
         return
-    if from_ is not None:
-        raise SpecError("--from is for a specialist; expected DATA too, as in segwise train unetr DATA --from DIR")
-    _without_data(name)
-    if dry_run:
-        raise SpecError("--dry-run is for a specialist; expected DATA too, as in segwise train unet DATA --dry-run")
+    planned |= {
+        "--from": from_,
+        "--rate": rate is not None,
+        "--epochs": epochs,
+        "--nnunet-env": nnunet_env,
+        "--target": target,
+    }
+    planned |= {"--fraction": fraction != 1, "--leave-out": leave_out, "--fold": fold, "--split": split}
+    planned |= {"--layout": layout, "--modality": modality}
+    _without_data(name, [option for option, value in planned.items() if value])
     with shown() as report:
         found = api.train(
             name,
@@ -161,17 +169,22 @@ def train(
         told(name, found, out)
 
 
-def _without_data(name: str) -> None:
-    """Nothing, unless it is a model that is trained on a user's cases only.
+def _without_data(name: str, given: Sequence[str]) -> None:
+    """Nothing, unless it is a model that is trained on a user's cases only, or something was said of such a training.
 
     Raises:
-        SpecError: it is.
+        SpecError: it is, or was.
     """
     from segwise import catalog
     from segwise.training import names as recipes
 
     if name not in recipes.names() and name.split("(", maxsplit=1)[0] in catalog.names("models"):
         raise SpecError(f"{name} is trained on your labelled cases; expected their folder: segwise train {name} DATA")
+    if given:
+        raise SpecError(
+            f"{', '.join(given)}: of a specialist; expected DATA too, as in segwise train unet DATA, or without for "
+            f"the recipe {name}, which says these itself"
+        )
 
 
 def _elsewhere(

@@ -138,6 +138,20 @@ class _Job:
             self.progress(epoch * each, epochs * each, left, measures)
 
 
+def fits(model: str) -> bool:
+    """Whether a model of that spec is trained here, not by Segwise's loop."""
+    return model.strip() == "nnunet"
+
+
+def ready(out: Path) -> None:
+    """Nothing, if nnU-Net is there for a training into a folder.
+
+    Raises:
+        TrainingError: it is not.
+    """
+    environment.python_of(None, out)
+
+
 def train(
     who: Who,
     out: Path,
@@ -150,6 +164,7 @@ def train(
     command: Sequence[str] = (),
     tick: Tick | None = None,
     progress: loop.Progress | None = None,
+    study: Mapping[str, str | int] | None = None,
 ) -> loop.Outcome:
     """Convert, plan, preprocess and train, or go on where the folder stands; the model folder is written.
 
@@ -164,6 +179,7 @@ def train(
         command: what the user typed.
         tick: told how far the cases are, and which stage runs.
         progress: told after every epoch.
+        study: which part of a study this is, for model.json.
 
     Raises:
         TrainingError: nnU-Net is not there or a stage of it failed, the cases cannot be learned from, or the folder
@@ -188,7 +204,7 @@ def train(
                 )
         known: dict[str, Any] = {"command": shlex.join(command), "versions": {**loop.versions(), "nnunetv2": version}}
         known |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "device": device, "steps": state.done("epoch") * each}
-        known |= {"epochs": epochs, "seed": budget.seed, "seconds": round(state.done("seconds"))}
+        known |= {"epochs": epochs, "seed": budget.seed, "seconds": round(state.done("seconds"))} | {**(study or {})}
         files = _folder(out, chosen, known)
     measures = {key: value for key, value in job.found.items() if key == "valid_dsc" and math.isfinite(value)}
     steps, finished = state.done("epoch") * each, bool(state.done("finished"))

@@ -94,7 +94,7 @@ def losses(arms: Sequence[Arm]) -> list[Away]:
 
 
 def answer(one: Away, found: Sequence[Away], measure: str) -> str:
-    """In words, beside the arm that changes least among those that were trained on neither."""
+    """In words, beside the arm that is best there among those that were trained on neither."""
     where = f"{e(one.arm)}: {number(one.mean_home)} {e(measure)} on <b>{e(one.home)}</b>, where it was trained, and "
     where += f"{number(one.mean_other)} on <b>{e(one.other)}</b>"
     if not one.decided:
