@@ -117,6 +117,25 @@ def test_a_model_folder_on_top_tells_what_it_saw_or_is_unknown(tmp_path, data, t
     assert transfer.zero_shot(card, ["BTCV"]) == zero_shot
 
 
+@pytest.mark.parametrize(
+    ("data", "zero_shot"),
+    [
+        ({"dataset": "Ours", "subjects": {"train": ["s1"]}}, "yes"),
+        ({"dataset": "BTCV", "subjects": {"train": ["s1"]}}, "no"),
+        ({"dataset": "Ours", "pretrained": {"encoder": "12ab"}}, "unknown"),
+        ({}, "unknown"),
+    ],
+)
+@pytest.mark.parametrize("model", ["unet", "resenc", "swin-unetr", "nnunet"])
+def test_a_specialist_saw_what_its_folder_says(tmp_path, model, data, zero_shot):
+    """It has no weights of its own, so every other data set is new to it."""
+    folders.write(tmp_path / "m", spec=model, files={"a": b"1"}, data=data, trained={})
+    assert transfer.zero_shot(asdict(assemble.model_info(str(tmp_path / "m")).card), ["BTCV"]) == zero_shot
+    file = tmp_path / "x.pth"
+    file.write_bytes(b"")
+    assert transfer.zero_shot(asdict(assemble.model_info(f"{model}(checkpoint={file})").card), ["BTCV"]) == "unknown"
+
+
 def test_nobody_knows_what_a_file_saw(tmp_path):
     (tmp_path / "x.pth").write_bytes(b"")
     card = asdict(assemble.model_info(f"default(checkpoint={tmp_path / 'x.pth'})").card)

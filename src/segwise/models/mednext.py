@@ -25,6 +25,7 @@ CARD = ModelCard(
     licence_code="Apache-2.0",
     paper="https://arxiv.org/abs/2303.09975",
     code="https://github.com/MIC-DKFZ/MedNeXt",
+    training_listed=True,
     training_note=(
         "No weights of its own: it is trained on the user's cases, whose subjects the folder's model.json names; "
         "whoever gives a folder knows them"

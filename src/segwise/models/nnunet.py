@@ -40,6 +40,7 @@ CARD = ModelCard(
     ),
     paper="https://arxiv.org/abs/1809.10486",
     code="https://github.com/MIC-DKFZ/nnUNet",
+    training_listed=True,
     training_note=(
         "No weights of its own: a model is given as checkpoint=PATH, under its trainer's licence, trained on the data "
         "set that its dataset.json names; whoever gives it knows its persons"

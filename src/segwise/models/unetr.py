@@ -24,6 +24,7 @@ CARD = ModelCard(
     licence_code="Apache-2.0",
     paper="https://arxiv.org/abs/2103.10504",
     code="https://github.com/Project-MONAI/MONAI",
+    training_listed=True,
     training_note=(
         "No weights of its own: it is trained on the user's cases, whose subjects the folder's model.json names; "
         "whoever gives a folder knows them"
