@@ -102,11 +102,23 @@ def test_a_case_that_came_twice_is_refused(data, tmp_path):
     words = ("run", tmp_path / "mine.toml", "-o", tmp_path / "run", "--data", data)
     code, said = cli(*words, "--data", data)
     assert code == 2 and "case case000 of the data set data came twice" in said
-    shutil.copytree(data, tmp_path / "copy" / "data")
-    code, said = cli(*words, "--data", tmp_path / "copy" / "data")
-    assert code == 2 and "came twice" in said and not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists()
     shutil.copytree(data, tmp_path / "other")
     assert cli(*words, "--data", tmp_path / "other")[0] == 0
+
+
+def test_folders_that_are_called_alike_are_two_data_sets(data, tmp_path):
+    """siteA/data and siteB/data were one, so that nothing was compared between them."""
+    (tmp_path / "mine.toml").write_text('models = ["box-fill", "threshold"]\nprompters = ["box2d"]\n')
+    roots = [shutil.copytree(data, tmp_path / site / "data") for site in ("a", "b")]
+    words = [word for root in roots for word in ("--data", root)]
+    code, said = cli("run", tmp_path / "mine.toml", *words, "-o", tmp_path / "run")
+    assert code == 0, said
+    assert {record.dataset for record in Run.read(tmp_path / "run").records()} == {"a/data", "b/data"}
+    assert "From data set to data set" in (tmp_path / "run" / "report.html").read_text()
+    code, said = cli("score", tmp_path / "run", "--metric", "surface")
+    assert code == 0, said
+    assert {s.measure for s in Run.read(tmp_path / "run").scores()} >= {"DSC", "NSD"}
 
 
 def _torn(data, n):

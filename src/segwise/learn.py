@@ -53,6 +53,7 @@ class Who:
         seed: of the drawn order of the subjects.
         generated: a folder of generated persons that are trained on, too; None for none.
         alone: these are all that is trained on.
+        called: name of the data set; "" for its own.
     """
 
     data: Path
@@ -67,6 +68,7 @@ class Who:
     seed: int = 0
     generated: Path | None = None
     alone: bool = False
+    called: str = ""
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ def cases_of(who: Who, out: Path) -> Chosen:
         train += splits.usable(inventory.find(who.generated)[1], targets=who.targets, modality=who.modality)
     names = splits.named(train, who.targets)
     splits.noted(split, out)
-    return Chosen(cases[0].dataset, names, split, train, valid, len(train) - n_real)
+    return Chosen(who.called or cases[0].dataset, names, split, train, valid, len(train) - n_real)
 
 
 def drawn(who: Who, cases: Sequence[Case]) -> splits.Split:

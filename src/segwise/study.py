@@ -17,8 +17,9 @@ from segwise import assemble, in_context, learn, nnunet_package, persons
 from segwise.case import Case
 from segwise.decide import scenario
 from segwise.errors import PlanError, WeightsError
-from segwise.evaluate import compare, inventory
-from segwise.evaluate.expand import Source, expand
+from segwise.evaluate import compare
+from segwise.evaluate.expand import expand
+from segwise.evaluate.sources import Source, read_sources
 from segwise.learn import Learning, Who
 from segwise.records.types import Choice, Plan, Study, Training
 from segwise.spec import of_folder, parse
@@ -215,7 +216,8 @@ def run(
     if plan.study is None:
         raise PlanError(f"{plan.name}: nothing to train: the plan has no study")
     study = plan.study
-    found_layout, cases = inventory.find(data, layout)
+    read = read_sources([data, *others], layout)
+    cases = read[0].cases
     plan, lacking = teachable(plan, cases)
     if say is not None:
         for text in lacking:
@@ -223,8 +225,7 @@ def run(
     if others and study.folds:
         raise PlanError(f"{plan.name}: folds test every subject of one data set, and {1 + len(others)} came")
     all_parts = parts(plan, cases, out)
-    sources = [Source(data.resolve(), found_layout, tuple(cases)), *(_source(root, layout) for root in others)]
-    _comparable(plan, sources, all_parts, out)
+    _comparable(plan, read, all_parts, out)
     generated = None
     if study.generated[1]:
         where = out.with_name(f"{out.name}-generated")
@@ -236,11 +237,11 @@ def run(
             what = f"{part.training.model}, {part.fraction:.0%} of the subjects, seed {part.seed}"
             what += "" if part.training.on == "real" else f", {part.training.on}"
             say(f"training {i + 1} of {len(all_parts)}: {what}", *left(all_parts))
-        who = _who(plan, part, data, generated, layout)
+        who = _who(plan, part, data, generated, layout, read[0].name)
         which: dict[str, str | int] = {"recipe": part.recipe, "draw": part.seed}
         which |= {} if part.fold is None else {"fold": part.fold}
         _taught(part, who, which, command, tick, progress)
-    return [_compared(plan, test, sources, all_parts) for test in dict.fromkeys(part.test for part in all_parts)]
+    return [_compared(plan, test, read, all_parts) for test in dict.fromkeys(part.test for part in all_parts)]
 
 
 def _taught(
@@ -262,20 +263,15 @@ def _taught(
         learn.train(_made(part, who, tick), out, command=command, progress=progress, study=which)
 
 
-def _source(root: Path, layout: str | None) -> Source:
-    found, cases = inventory.find(root, layout)
-    return Source(root.resolve(), found, tuple(cases))
-
-
-def _comparable(plan: Plan, sources: Sequence[Source], all_parts: Sequence[Part], out: Path) -> None:
+def _comparable(plan: Plan, read: Sequence[Source], all_parts: Sequence[Part], out: Path) -> None:
     """Refuse now what the comparison after the trainings would refuse: it is laid out with the untrained specs."""
     if plan.scenario:
         scenario.read(plan.scenario)
     learned = dict.fromkeys(part.training.model for part in all_parts)
     tasks = []
     for test in dict.fromkeys(part.test for part in all_parts):
-        one = _compared(plan, test, sources, ())
-        found = expand(dataclasses.replace(one, models=tuple(dict.fromkeys((*one.models, *learned)))), sources)
+        one = _compared(plan, test, read, ())
+        found = expand(dataclasses.replace(one, models=tuple(dict.fromkeys((*one.models, *learned)))), read)
         given = {str(assemble.model_info(model).spec) for model in (*plan.models, *(p.model for p in plan.pairs))}
         tasks += [task for task in found.tasks if task.model in given]
     compare.check(tasks, out)
@@ -284,7 +280,7 @@ def _comparable(plan: Plan, sources: Sequence[Source], all_parts: Sequence[Part]
             nnunet_package.ready(part.folder)
 
 
-def _who(plan: Plan, part: Part, data: Path, generated: Path | None, layout: str | None) -> Who:
+def _who(plan: Plan, part: Part, data: Path, generated: Path | None, layout: str | None, called: str) -> Who:
     assert plan.study is not None
     return Who(
         data=data,
@@ -296,6 +292,7 @@ def _who(plan: Plan, part: Part, data: Path, generated: Path | None, layout: str
         modality=plan.study.modality,
         generated=generated if part.training.on != "real" else None,
         alone=part.training.on == "generated",
+        called=called,
     )
 
 
@@ -307,7 +304,7 @@ def _made(part: Part, who: Who, tick: learn.Tick | None) -> Learning:
     return make(part.training.model, who, part.folder, budget, tick=tick)
 
 
-def _compared(plan: Plan, test: tuple[str, ...], sources: Sequence[Source], all_parts: Sequence[Part]) -> Plan:
+def _compared(plan: Plan, test: tuple[str, ...], read: Sequence[Source], all_parts: Sequence[Part]) -> Plan:
     """The plan of the comparison on some subjects: the models that did not see them, and those that are not trained.
 
     Raises:
@@ -315,11 +312,11 @@ def _compared(plan: Plan, test: tuple[str, ...], sources: Sequence[Source], all_
     """
     mine = [str(part.folder.resolve()) for part in all_parts if part.test == test]
     assert plan.study is not None
-    fit = [splits.usable(one.cases, targets=plan.targets, modality=plan.study.modality) for one in sources]
+    fit = [splits.usable(one.cases, targets=plan.targets, modality=plan.study.modality) for one in read]
     more = [case.id for one in fit[1:] for case in one]
-    if same := sorted({case.id for case in sources[0].cases} & set(more)):
+    if same := sorted({case.id for case in read[0].cases} & set(more)):
         raise PlanError(
-            f"{plan.name}: {same[0]} is a case of {sources[0].root} and of another data set; expected names that "
+            f"{plan.name}: {same[0]} is a case of {read[0].root} and of another data set; expected names that "
             "differ, as cases are chosen by them"
         )
     tested = [case for case in fit[0] if case.subject in test] + [case for one in fit[1:] for case in one]

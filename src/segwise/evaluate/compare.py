@@ -15,11 +15,11 @@ from typing import Any
 
 from segwise import assemble, catalog, engine
 from segwise.errors import CatalogError, DatasetError, PlanError, RunError, WeightsError
-from segwise.evaluate import answerable, conditions, cost, expand, inventory, references
+from segwise.evaluate import answerable, conditions, cost, expand, references
 from segwise.evaluate import score as scoring
-from segwise.evaluate.expand import Source
 from segwise.evaluate.predict import Setup
 from segwise.evaluate.score import Tick
+from segwise.evaluate.sources import Source, read_sources
 from segwise.records import plan as plans
 from segwise.records.run import Run, fit
 from segwise.records.types import Plan, Record, Task, record_of
@@ -95,15 +95,11 @@ def preview(plan: Plan, data: Path | str | Sequence[Path | str], *, layout: str 
         PlanError: a spec, case or target is wrong, some model has no task, or nothing of the question can be answered.
         DatasetError: the data are of no known layout.
     """
-    roots = [data] if isinstance(data, Path | str) else list(data)
-    sources = []
-    for root in roots:
-        found, cases = inventory.find(Path(root), layout)
-        sources.append(Source(Path(root).resolve(), found, tuple(cases)))
-    expanded = expand.expand(plan, sources)
+    found = read_sources([data] if isinstance(data, Path | str) else list(data), layout)
+    expanded = expand.expand(plan, found)
     _each_once(expanded.tasks)
     lines = answerable.unanswered(plan, expanded.tasks)
-    return Preview(plan, tuple(sources), expanded.tasks, expanded.skipped, expanded.left_out, lines)
+    return Preview(plan, tuple(found), expanded.tasks, expanded.skipped, expanded.left_out, lines)
 
 
 def _each_once(tasks: Sequence[Task]) -> None:
@@ -395,12 +391,12 @@ def _about(found: Preview, store: Run, command: Sequence[str], records: Sequence
     """
     old = store.about() if (store.path / "run.json").exists() else {}
     plan = dataclasses.asdict(found.plan)
-    sources = [{"root": str(source.root), "layout": source.layout} for source in found.sources]
+    named = [{"root": str(s.root), "layout": s.layout, **({"name": s.name} if s.name else {})} for s in found.sources]
     earlier = [p for p in old.get("plans", []) if p != plan]
     return {
         "plan": plan,
         "plans": [*earlier, plan],
-        "sources": [*(s for s in old.get("sources", []) if s not in sources), *sources],
+        "sources": [*(s for s in old.get("sources", []) if s not in named), *named],
         "command": list(command),
         "versions": cost.versions(),
         "git": cost.git_revision(),

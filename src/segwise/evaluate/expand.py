@@ -17,25 +17,11 @@ from segwise.assemble import ModelInfo
 from segwise.case import Case
 from segwise.errors import CatalogError, PlanError, WeightsError
 from segwise.evaluate import conditions, faults, references
+from segwise.evaluate.sources import Source
 from segwise.records.types import Plan, Record, Task, record_of
 
 NAME = "name"  # the prompter of a model that takes only text
 TEXT = frozenset({"text"})
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set as found.
-
-    Attributes:
-        root: its folder, absolute.
-        layout: the member that reads it.
-        cases: its cases; nothing is read yet.
-    """
-
-    root: Path
-    layout: str
-    cases: tuple[Case, ...]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from segwise.errors import RunError
 from segwise.evaluate import agreement, conditions, crops, flagged, inventory, references
 from segwise.evaluate.ledger import Ledger
 from segwise.evaluate.masks import Masks
+from segwise.evaluate.sources import called
 from segwise.geometry import Array, Volume
 from segwise.pair import Pair
 from segwise.prompt import Prompt
@@ -97,15 +98,15 @@ def _all_scored(records: Sequence[Record], chosen: Sequence[Metric], known: Mapp
 def _cases(about: dict[str, object], data: Path | None) -> dict[tuple[str, str], Case]:
     """By data set and id."""
     listed = about.get("sources")
-    sources = listed if isinstance(listed, list) else []
+    every = listed if isinstance(listed, list) else []
     found: dict[tuple[str, str], Case] = {}
-    for source in sources:
+    for source in every:
         root = Path(source["root"])
-        if data is not None and (len(sources) == 1 or not root.exists()):
+        if data is not None and (len(every) == 1 or not root.exists()):
             root = data
         if not root.exists():  # an earlier place of the data
             continue
-        for case in inventory.find(root, source["layout"])[1]:
+        for case in called(inventory.find(root, source["layout"])[1], source.get("name", "")):
             found[case.dataset, case.id] = case
     return found
 

@@ -1,0 +1,55 @@
+"""Data sets of a run: folders that are called alike are told apart by their paths, others keep their names."""
+
+from __future__ import annotations
+
+import shutil
+
+import labelled_cases
+from segwise import assemble, study
+from segwise.demo import write_cases
+from segwise.evaluate.sources import read_sources
+from segwise.records import plan as plans
+
+
+def names(roots):
+    found = read_sources(roots)
+    assert all(case.dataset == (source.name or case.dataset) for source in found for case in source.cases)
+    return [source.cases[0].dataset for source in found]
+
+
+def test_names_that_differ_are_kept(tmp_path):
+    for name in ("one", "two"):
+        labelled_cases.write(tmp_path / name, 1)
+    assert names([tmp_path / "one"]) == ["one"]
+    assert names([tmp_path / "one", tmp_path / "two"]) == ["one", "two"]
+    assert names([tmp_path / "one", tmp_path / "one"]) == ["one", "one"]  # refused later: every case came twice
+
+
+def test_the_shortest_end_of_the_path_that_tells_them_apart(tmp_path):
+    for name in ("a/x/data", "b/x/data", "other"):
+        labelled_cases.write(tmp_path / name, 1)
+    found = names([tmp_path / "a" / "x" / "data", tmp_path / "b" / "x" / "data", tmp_path / "other"])
+    assert found == ["a/x/data", "b/x/data", "other"]
+
+
+def test_single_cases_of_one_folder_are_data_sets(tmp_path):
+    root = write_cases(tmp_path / "data")
+    first, second = sorted(path.parent for path in root.glob("*/case.json"))[:2]
+    assert names([first]) == [root.name]
+    assert names([first, second]) == [first.name, second.name]
+
+
+def test_a_study_trains_on_the_name_that_it_tests_on(tmp_path):
+    labelled_cases.write(tmp_path / "a" / "data", 4)
+    labelled_cases.write(tmp_path / "b" / "spare", 6)
+    (tmp_path / "b" / "data").mkdir()
+    for part in (tmp_path / "b" / "spare").iterdir():
+        shutil.move(str(part), tmp_path / "b" / "data" / part.name)
+    for path in (tmp_path / "b" / "data").rglob("case00*"):  # cases are chosen by name
+        path.rename(path.with_name(path.name.replace("case00", "other0")))
+    content = {"prompters": ["name"], "study": {"models": [{"model": 'unet(features="4-8")', "steps": 1}]}}
+    plan = plans.build(content, name="mine", source="mine.toml")
+    roots = [tmp_path / "a" / "data", tmp_path / "b" / "data"]
+    study.run(plan, roots[0], tmp_path / "run", others=roots[1:])
+    (folder,) = (tmp_path / "run-models").iterdir()
+    assert assemble.model_info(str(folder)).card.learned["data"] == "a/data"
