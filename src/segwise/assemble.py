@@ -335,7 +335,8 @@ def _taught(card: ModelCard, wanted: Spec) -> ModelCard:
 
 def _learned(folder: ModelFolder) -> dict[str, str | int | float | tuple[str, ...]]:
     """What a report compares trainings by."""
-    said = {key: folder.trained.get(key) for key in ("parameters", "seconds", "seed", "recipe", "draw", "fold")}
+    keys = ("parameters", "seconds", "peak_gb", "seed", "recipe", "draw", "fold")
+    said = {key: folder.trained.get(key) for key in keys}
     own = {key: value for key, value in said.items() if isinstance(value, int | float | str)}
     people, made = folder.subjects, folder.generated
     own |= {"generated": made} if made else {}

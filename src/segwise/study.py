@@ -23,7 +23,7 @@ from segwise.evaluate.sources import Source, read_sources
 from segwise.learn import Learning, Who
 from segwise.records.types import Choice, Plan, Study, Training
 from segwise.spec import of_folder, parse
-from segwise.training import splits
+from segwise.training import memory, splits
 from segwise.training.labelled import Budget
 from segwise.training.loop import Progress
 from segwise.weights import folders
@@ -254,6 +254,7 @@ def _taught(
 ) -> None:
     """One training, by what trains such a model."""
     training, out = part.training, part.folder
+    memory.start_anew()  # what the trainings before it needed is not this one's
     if in_context.fits(training.model):
         in_context.adapt(training.model, who, out, command=command, tick=tick, study=which)
     elif nnunet_package.fits(training.model):

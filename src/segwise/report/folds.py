@@ -47,6 +47,7 @@ def _one(name: str, models: Sequence[Sequence[Outcome]]) -> tuple[str, list[Outc
     each = [_learned(outcomes) for outcomes in models]
     known = {key: fmean(map(float, v)) for key in ("subjects", "seconds") if (v := [o[key] for o in each if key in o])}
     told = {**each[0], **known}
+    told |= {"peak_gb": max(float(o["peak_gb"]) for o in each if "peak_gb" in o)} if "peak_gb" in told else {}
     told["subjects"] = round(told.get("subjects", 0))
     n_folds, n_draws = (len({one.get(key) for one in each}) for key in ("fold", "draw"))
     told |= {DRAWS: n_draws} if n_draws > 1 else {}

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import sys
 from pathlib import Path
 
 import torch
 
 GB = 1e9
-STATUS = Path("/proc/self/status")
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def start_anew(device: str = "cpu") -> None:
+    """From here on `memory_gb` tells of what comes, where the system allows it (Linux, a GPU)."""
+    gc.collect()
+    with contextlib.suppress(OSError):
+        RESET.write_text("5", encoding="utf-8")
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def memory_gb(device: str = "cpu") -> float:
-    """The greatest memory of this process so far, or of the GPU it uses.
+    """The greatest memory of this process so far (since `start_anew`), or of the GPU it uses.
 
     Linux counts it for the program (VmHWM); ru_maxrss, taken elsewhere, begins with that of whoever started it.
     """
