@@ -165,3 +165,17 @@ def test_a_scenario_begins_with_a_shipped_one_only(tmp_path, monkeypatch, base):
     (tmp_path / "mine.toml").write_text(f"base = {base}\n")
     with pytest.raises(PlanError, match=r"mine\.toml: base: .*, expected one of research-centre"):
         scenario.read("mine.toml")
+
+
+def test_a_condition_that_a_case_cannot_show_is_skipped_and_not_a_failure(data, tmp_path):
+    """Their slices lie 2 mm apart: 1 mm cannot be made of them, whoever repeats the run."""
+    plan = 'models = ["box-fill"]\nprompters = ["box2d"]\nconditions = ["spacing(mm=1)", "spacing(mm=6)"]\n'
+    (tmp_path / "mine.toml").write_text(plan)
+    code, said = cli("run", tmp_path / "mine.toml", "--data", data, "-o", tmp_path / "run")
+    assert code == 0 and "failed" not in said, said
+    by_condition = {}
+    for record in Run.read(tmp_path / "run").records():
+        by_condition.setdefault(record.condition, set()).add(record.status)
+    assert by_condition == {"": {"done"}, "spacing(mm=1)": {"skipped"}, "spacing(mm=6)": {"done"}}
+    reasons = {r.reason for r in Run.read(tmp_path / "run").records() if r.status == "skipped"}
+    assert all("2 mm apart, and finer ones cannot be made of them" in reason for reason in reasons)

@@ -37,6 +37,10 @@ class GridError(InputError):
     """Two arrays that must share a grid do not, or a grid is impossible."""
 
 
+class ConditionError(InputError):
+    """A condition cannot be made of a case, such as finer slices than it has."""
+
+
 class PromptError(InputError):
     """A prompt is malformed or says nothing on this volume."""
 

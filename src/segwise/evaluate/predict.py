@@ -23,7 +23,7 @@ import numpy as np
 from segwise import assemble
 from segwise.assemble import Built
 from segwise.case import Case, Target
-from segwise.errors import NoSuchStructure, PromptError, RunError, SegwiseError
+from segwise.errors import ConditionError, NoSuchStructure, PromptError, RunError, SegwiseError
 from segwise.evaluate import conditions, cost, descriptors, inventory, references
 from segwise.evaluate.cost import timed
 from segwise.evaluate.ledger import Key, Ledger
@@ -39,6 +39,12 @@ from segwise.store import FeatureStore
 WARM_SHAPE = (3, 32, 32)
 WARM_BELOW_S = 5.0
 LONG_S = 60.0  # a first call of a task this long costs little more than a second one
+
+
+def _cannot(task: Task, reason: str) -> list[Record]:
+    info = assemble.model_info(task.model)
+    facts: dict[str, Any] = {"given": dict(info.given), "resolved": dict(info.resolved), "reason": reason}
+    return [record_of(task, target, 0, "skipped", **facts) for target in task.targets]
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,10 @@ class Worker:
     def __call__(self, task: Task) -> list[Record]:
         """What became of a task; nothing is appended to the run here."""
         with cost.Peak() as peak:
-            play = self._play(task)
+            try:
+                play = self._play(task)
+            except ConditionError as error:  # nothing broke: this case cannot show it
+                return _cannot(task, str(error))
             play.run()
         return [self._finished(record, play, peak) for record in play.records]
 

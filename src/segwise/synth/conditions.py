@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segwise.case import Case, Structure
-from segwise.errors import InputError
+from segwise.errors import ConditionError
 from segwise.geometry import Array, Channel, Grid, Volume
 from segwise.synth import corrupt
 from segwise.synth.imaging import Scan
@@ -162,7 +162,7 @@ def _labels(case: Case) -> tuple[Array, dict[int, str]]:
         labels = np.zeros(mask.shape, dtype=np.int16) if labels is None else labels
         labels[mask] = i
     if labels is None:
-        raise InputError(f"case {case.id} has no structure that could be missing")
+        raise ConditionError(f"case {case.id} has no structure that could be missing")
     return labels, names
 
 
@@ -198,7 +198,7 @@ def _moved(grid: Grid, step: Step) -> tuple[Grid, Callable[[Array], Array]]:
 def _averages(n: int, ratio: float, own_mm: float) -> Array:
     """float64 [m, n]: each thick slice is the mean of what it covers of the thin ones."""
     if ratio < 1 - 1e-3:
-        raise InputError(
+        raise ConditionError(
             f"spacing(mm={ratio * own_mm:g}): the slices of this case lie {own_mm:g} mm apart, and finer ones cannot "
             f"be made of them; give {math.ceil(own_mm)} mm or more"
         )
