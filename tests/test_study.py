@@ -102,6 +102,33 @@ def test_a_model_says_which_fold_of_what_it_is(data, tmp_path):
     assert card.learned["fold"] == 3
 
 
+def test_trainings_at_once_come_to_the_same_models(data, tmp_path):
+    models = [{"model": 'unet(features="4-8")', "steps": 2}, {"model": "universeg(support=1)"}]
+    plan = written(tmp_path, models=models)
+    said = []
+    study.run(plan, data, tmp_path / "one")
+    study.run(plan, data, tmp_path / "two", workers=2, say=lambda what, *_: said.append(what))
+    assert said[0] == "0 of 4 trainings done, 2 at once" and said[-1].startswith("4 of 4 trainings done, last ")
+    for part in study.parts(plan, api.read_cases(data), tmp_path / "one"):
+        other = tmp_path / "two-models" / part.folder.name
+        assert folders.read(part.folder).files == folders.read(other).files
+
+
+def test_one_of_several_trainings_that_fails_is_named_and_the_others_are_kept(data, tmp_path):
+    models = [{"model": 'unet(features="4-8")', "steps": 2}, {"model": 'unet(features="4-8-16")', "steps": 2}]
+    plan = written(tmp_path, fractions=[1.0], models=models)
+    bad = tmp_path / "run-models" / "unet-features-4-8-16-100-s0"
+    bad.mkdir(parents=True)
+    (bad / "split.json").write_text('{"train": ["case000"], "valid": [], "test": []}')
+    (bad / "last.pt").write_bytes(b"torn")
+    with pytest.raises(
+        TrainingError, match=r"unet\(features=\"4-8-16\"\), 100% of the subjects, seed 0: .*: repeat to go on"
+    ):
+        study.run(plan, data, tmp_path / "run", workers=2)
+    good = tmp_path / "run-models" / "unet-features-4-8-100-s0"
+    assert study.parts(plan, api.read_cases(data), tmp_path / "run")[0].folder == good
+
+
 def test_draws_of_one_training_are_one_arm_of_the_report(data, tmp_path):
     models = [{"model": 'unet(features="4-8")', "steps": 2}]
     plan = written(tmp_path, fractions=[1.0], seeds=2, models=models)

@@ -8,59 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from segwise import assemble, in_context, learn, nnunet_package, persons
 from segwise.case import Case
 from segwise.decide import scenario
-from segwise.errors import PlanError, WeightsError
+from segwise.engine import Failure, Group, Pool
+from segwise.errors import PlanError, TrainingError
 from segwise.evaluate import compare
 from segwise.evaluate.expand import expand
 from segwise.evaluate.sources import Source, read_sources
-from segwise.learn import Learning, Who
 from segwise.records.types import Choice, Plan, Study, Training
 from segwise.spec import of_folder, parse
-from segwise.training import memory, splits
-from segwise.training.labelled import Budget
+from segwise.teaching import Part, Teaching
+from segwise.training import splits
 from segwise.training.loop import Progress
 from segwise.weights import folders
 
-RATE, ADAPT_RATE = 1e-3, 3e-4
 Say = Callable[[str, float, int], None]  # what is trained, seconds left, trainings left whose model is not timed yet
-
-
-@dataclass(frozen=True)
-class Part:
-    """One training of a study.
-
-    Attributes:
-        training: what is trained; no steps for a support set.
-        fraction: share of the training subjects.
-        seed: of subjects, weights and samples.
-        test: subjects that it does not see.
-        folder: where the model is.
-        recipe: what the folds and the draws of one training share.
-        fold: number of the fold, None if there are no folds.
-    """
-
-    training: Training
-    fraction: float
-    seed: int
-    test: tuple[str, ...]
-    folder: Path
-    recipe: str
-    fold: int | None
-
-    @property
-    def finished(self) -> bool:
-        """The folder holds the model after all its steps."""
-        try:
-            return int(folders.read(self.folder).trained.get("steps", 0)) >= self.training.steps
-        except (WeightsError, TypeError, ValueError):
-            return False
 
 
 def parts(plan: Plan, cases: Sequence[Case], out: Path) -> list[Part]:
@@ -194,6 +161,7 @@ def run(
     say: Say | None = None,
     progress: Progress | None = None,
     command: Sequence[str] = (),
+    workers: int = 1,
 ) -> list[Plan]:
     """Train all that a study trains; plans that compare it, one a fold.
 
@@ -207,6 +175,7 @@ def run(
         say: told what is about to be trained, and what is left.
         progress: of each training.
         command: for the model folders.
+        workers: trainings at once, each in a process of its own that tells nothing on its way.
 
     Raises:
         PlanError: the plan has no study, folds and several data sets, or no target that can be taught and tested.
@@ -230,38 +199,36 @@ def run(
     if study.generated[1]:
         where = out.with_name(f"{out.name}-generated")
         generated = persons.write(*study.generated, "study.generated", persons.EXTRA, where, tick)
+    teaching = Teaching(plan, data, generated, layout, read[0].name, tuple(command))
+    if workers > 1:
+        _at_once(teaching, all_parts, workers, say)
     for i, part in enumerate(all_parts):
-        if part.finished:
-            continue
-        if say is not None:
-            what = f"{part.training.model}, {part.fraction:.0%} of the subjects, seed {part.seed}"
-            what += "" if part.training.on == "real" else f", {part.training.on}"
-            say(f"training {i + 1} of {len(all_parts)}: {what}", *left(all_parts))
-        who = _who(plan, part, data, generated, layout, read[0].name)
-        which: dict[str, str | int] = {"recipe": part.recipe, "draw": part.seed}
-        which |= {} if part.fold is None else {"fold": part.fold}
-        _taught(part, who, which, command, tick, progress)
+        if not part.finished:
+            if say is not None:
+                say(f"training {i + 1} of {len(all_parts)}: {part.words}", *left(all_parts))
+            teaching.teach(part, tick=tick, progress=progress)
     return [_compared(plan, test, read, all_parts) for test in dict.fromkeys(part.test for part in all_parts)]
 
 
-def _taught(
-    part: Part,
-    who: Who,
-    which: Mapping[str, str | int],
-    command: Sequence[str],
-    tick: learn.Tick | None,
-    progress: Progress | None,
-) -> None:
-    """One training, by what trains such a model."""
-    training, out = part.training, part.folder
-    memory.start_anew()  # what the trainings before it needed is not this one's
-    if in_context.fits(training.model):
-        in_context.adapt(training.model, who, out, command=command, tick=tick, study=which)
-    elif nnunet_package.fits(training.model):
-        budget = nnunet_package.Budget(steps=training.steps, rate=training.rate or None, seed=part.seed)
-        nnunet_package.train(who, out, budget, command=command, tick=tick, progress=progress, study=which)
-    else:
-        learn.train(_made(part, who, tick), out, command=command, progress=progress, study=which)
+def _at_once(teaching: Teaching, all_parts: Sequence[Part], workers: int, say: Say | None) -> None:
+    """All trainings that are not finished, so many at once.
+
+    Raises:
+        TrainingError: one of them did not come to its end; those beside it stop where their last checkpoints are.
+    """
+    todo = [part for part in all_parts if not part.finished]
+    done = len(all_parts) - len(todo)
+    if todo and say is not None:
+        seconds, untimed = left(all_parts)
+        say(f"{done} of {len(all_parts)} trainings done, {workers} at once", seconds / workers, untimed)
+    groups = [Group(part.training.model, (part,)) for part in todo]
+    for part, outcome in Pool(workers).map(teaching, groups):
+        if isinstance(outcome, Failure):
+            raise TrainingError(f"{part.words}: {outcome.reason}; what is done is kept: repeat to go on")
+        done += 1
+        if say is not None:
+            seconds, untimed = left(all_parts)
+            say(f"{done} of {len(all_parts)} trainings done, last {part.words}", seconds / workers, untimed)
 
 
 def _comparable(plan: Plan, read: Sequence[Source], all_parts: Sequence[Part], out: Path) -> None:
@@ -279,30 +246,6 @@ def _comparable(plan: Plan, read: Sequence[Source], all_parts: Sequence[Part], o
     for part in all_parts:
         if nnunet_package.fits(part.training.model) and not part.finished:
             nnunet_package.ready(part.folder)
-
-
-def _who(plan: Plan, part: Part, data: Path, generated: Path | None, layout: str | None, called: str) -> Who:
-    assert plan.study is not None
-    return Who(
-        data=data,
-        layout=layout,
-        targets=plan.targets,
-        fraction=part.fraction,
-        left_out=part.test,
-        seed=part.seed,
-        modality=plan.study.modality,
-        generated=generated if part.training.on != "real" else None,
-        alone=part.training.on == "generated",
-        called=called,
-    )
-
-
-def _made(part: Part, who: Who, tick: learn.Tick | None) -> Learning:
-    spec = parse(part.training.model)
-    rate = part.training.rate or (ADAPT_RATE if spec.plus else RATE)
-    budget = Budget(steps=part.training.steps, rate=rate, size=part.training.batch, seed=part.seed)
-    make = learn.adaptation if spec.plus else learn.specialist
-    return make(part.training.model, who, part.folder, budget, tick=tick)
 
 
 def _compared(plan: Plan, test: tuple[str, ...], read: Sequence[Source], all_parts: Sequence[Part]) -> Plan:

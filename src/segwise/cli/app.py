@@ -50,7 +50,9 @@ app.command()(decide.consent)
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
 RunOut = Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run; not needed with --dry-run.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes that run tasks; each loads its own model.")]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Processes that run tasks, and trainings of a study; each loads its own model.")
+]
 
 
 @app.callback(invoke_without_command=True)

@@ -75,6 +75,7 @@ def studied(plan: Plan, data: list[Path], out: Path | None, *, layout: str | Non
             say=_begun,
             progress=progress,
             command=tuple(sys.argv[1:]),
+            workers=workers,
         )
     previews = []
     for one in plans:
