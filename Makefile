@@ -15,7 +15,7 @@ test: $(STAMP)
 
 # Slow suites too, with nnU-Net's own package: in the environment that SEGWISE_NNUNET_ENV names, else in one made here.
 test-all: $(STAMP) $(if $(SEGWISE_NNUNET_ENV),,$(NNUNET)/.ready)
-	SEGWISE_NNUNET_ENV=$(or $(SEGWISE_NNUNET_ENV),$(CURDIR)/$(NNUNET)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	SEGWISE_NNUNET_ENV=$(or $(SEGWISE_NNUNET_ENV),$(abspath $(NNUNET))) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # One command for all three: else pip replaces the CPU build of torch by one of several GB.
 nnunet-env: $(NNUNET)/.ready

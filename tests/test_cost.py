@@ -206,6 +206,8 @@ def test_a_model_is_called_by_its_spec_name_label_or_folder(tmp_path):
     for wanted in (str(folder), f"{folder}/", "unet", "unet, 3 subjects", "unet, 3 subjects · name"):
         assert places(there, wanted, "specialist") == [0]
     assert places(there, "sam(size=nano)", "generalist") == places(there, "sam", "generalist") == [1]
+    pooled = [("lit+lora(checkpoint=/x/l-draws)", "lit+lora · box2d", f"lit+lora(checkpoint={folder})", "b")]
+    assert places(pooled, str(folder), "generalist") == places(pooled, "b", "generalist") == [0]
     many = [(f"net{i}(size=big)", f"net{i}(size=big) · name") for i in range(20)]
     with pytest.raises(SpecError, match=r"there are net19\(size=big\), .* and 14 more, which its report names"):
         places(many, "net19(size=bif)", "model")

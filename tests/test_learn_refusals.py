@@ -125,6 +125,11 @@ def test_a_recipe_is_not_told_how_it_learns(tmp_path, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_makers_are_of_a_recipe(data, untouched):
+    code, said = cli("train", SMALL, data, "-o", data.parent / "out", "--makers", 2)
+    assert code == 2 and "--makers is of a recipe" in said and not (data.parent / "out").exists()
+
+
 @pytest.mark.parametrize(("spacing", "shape"), [("0.001,0.001,0.001", "40000×24000×28000"), ("1e9,1e9,1e9", "0×0×0")])
 def test_a_spacing_that_no_memory_or_no_voxel_holds_is_refused(data, untouched, spacing, shape):
     code, said = cli("train", SMALL, data, "-o", data.parent / "out", "--spacing", spacing)

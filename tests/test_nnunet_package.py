@@ -20,7 +20,7 @@ import SimpleITK as sitk
 import labelled_cases
 from segwise import api, assemble, io, nnunet_package, study
 from segwise.case import Structure
-from segwise.errors import TrainingError
+from segwise.errors import PlanError, TrainingError
 from segwise.geometry import Channel, Grid, Volume
 from segwise.learn import Who
 from segwise.nnunet_package import Budget, environment, raw
@@ -227,7 +227,9 @@ def test_where_it_is_looked_for(tmp_path, fake, monkeypatch):
     assert environment.python_of(None, out)[0] == python
 
 
-@pytest.mark.parametrize("words", [("--patch", "8,8,8"), ("--loss", "ce"), ("--batch", "4"), ("--dry-run",)])
+@pytest.mark.parametrize(
+    "words", [("--patch", "8,8,8"), ("--loss", "ce"), ("--batch", "4"), ("--from", "x"), ("--dry-run",)]
+)
 def test_what_nnunet_plans_itself_is_refused(data, tmp_path, words):
     code, said = cli("train", "nnunet", data, "-o", tmp_path / "mine", *words)
     assert code == 2 and "plans these itself" in said and words[0] in said
@@ -272,6 +274,13 @@ def test_a_study_says_that_nnunet_is_not_there_before_it_trains_anything(data, t
     with pytest.raises(TrainingError, match="nnunetv2"):
         study.run(_study(tmp_path, 40), data, tmp_path / "run")
     assert not (tmp_path / "run-models").exists()
+
+
+def test_a_study_refuses_what_nnunet_plans_itself(data, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(STUDY.replace("STEPS", "4, batch = 4"))
+    with pytest.raises(PlanError, match="plans its batch itself: leave batch = 4 out"):
+        study.run(plans.read(file), data, tmp_path / "run")
 
 
 # ---------------------------------------------------------------- the real one

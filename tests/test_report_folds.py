@@ -153,3 +153,15 @@ def test_folds_of_several_draws_are_one_arm():
     assert special.key == ("special(checkpoint=/x/special-100-folds)", "name")
     assert special.label == "special, 3 subjects a fold, 2 draws · name"
     assert special.mean("DSC", special.values) == pytest.approx(0.6)
+
+
+def test_a_namesake_in_another_data_set_keeps_no_draw_apart():
+    runs = drawn(seen=("p9",))
+    for draw in (0, 1):
+        card = learned(0, ["p9"], recipe="special-100", draw=draw)
+        del card["learned"]["fold"]
+        spec = f"special(checkpoint=/x/special-100-s{draw})"
+        runs.append(outcome(spec, "name", case="q9", subject="p9", dataset="other", dsc=(0.5,), card=card))
+    special = gather(*join(*runs)).arms[1]
+    assert special.key[0] == "special(checkpoint=/x/special-100-draws)"
+    assert special.card["learned"]["models"] == tuple(f"special(checkpoint=/x/special-100-s{i})" for i in (0, 1))

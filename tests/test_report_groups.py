@@ -62,7 +62,26 @@ def test_the_page_has_the_section_where_the_plan_names_groups():
     html = page(*planted(6), plan=plan)
     assert "Groups of targets" in html and "<b>seldom</b>: 1 structure; <b>common</b>: 2 structures" in html
     assert "Groups of targets" not in page(*planted(6))
-    assert "Groups of targets" not in page(*planted(6, {"liver": MEANS["liver"]}), plan=plan)
+    lacking = page(*planted(6, {"liver": MEANS["liver"]}), plan=plan)
+    assert "of the plan&#x27;s groups only common was scored" in lacking or "groups only common was scored" in lacking
+
+
+def test_groups_know_sides_and_other_names():
+    runs = [
+        outcome("general", "box3d", case=f"p{i}", target=target, dsc=(0.8,))
+        for i in range(3)
+        for target in ("left kidney", "right kidney", "spleen")
+    ]
+    _, found = _parts(join(*runs), (("common", ("kidney",)), ("seldom", ("Spleen",))))
+    assert [(part.name, part.n_targets) for part in found] == [("common", 2), ("seldom", 1)]
+
+
+def test_an_arm_without_a_group_does_not_empty_it_for_all():
+    run = planted(6)
+    only = [outcome("narrow", "box3d", case=f"p{i}", target="liver", dsc=(0.7,)) for i in range(6)]
+    plan = plan_of({"name": "mine", "groups": [list(one) for one in GROUPS]})
+    html = page(*join(run, *only), plan=plan)
+    assert "<b>seldom</b>: 1 structure" in html and "as it has not every group: narrow · box3d" in html
 
 
 @pytest.mark.parametrize(

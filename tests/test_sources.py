@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
+
 import labelled_cases
-from segwise import assemble, study
+from segwise import api, assemble, study
 from segwise.demo import write_cases
+from segwise.errors import RunError
 from segwise.evaluate.sources import read_sources
 from segwise.records import plan as plans
+from segwise.report import words
 
 
 def names(roots):
@@ -36,7 +40,37 @@ def test_single_cases_of_one_folder_are_data_sets(tmp_path):
     root = write_cases(tmp_path / "data")
     first, second = sorted(path.parent for path in root.glob("*/case.json"))[:2]
     assert names([first]) == [root.name]
-    assert names([first, second]) == [first.name, second.name]
+    assert names([first, second]) == [f"data/{first.name}", f"data/{second.name}"]
+    copies = [
+        shutil.copytree(first, tmp_path / "b" / first.name),
+        shutil.copytree(second, tmp_path / "b" / second.name),
+    ]
+    every = names([first, second, *copies])
+    assert len(set(every)) == 4 and every[2:] == [f"b/{first.name}", f"b/{second.name}"]
+
+
+def test_a_model_has_still_seen_the_persons_of_a_folder_that_is_told_apart():
+    learned = {"model": "unet", "data": "data", "people": ("s1", "s2"), "subjects": 2}
+    card = {"family": "specialist", "training_sets": ["data"], "training_listed": True, "learned": learned}
+    for name in ("data", "a/data", "data/case1"):
+        assert "overlap: trained on 1 subject of these (s1)" in words.leakage(card, [name], ["s1"])
+        assert words.leakage(card, [name], ["s9"]).startswith("no overlap: trained on 2 other subjects of data")
+    assert "no overlap known" in words.leakage(card, ["database"], ["s1"])
+
+
+def test_a_run_whose_data_sets_would_be_called_otherwise_is_refused(tmp_path):
+    """Everybody would count twice: once as data, once as a/data."""
+    for site in ("a", "b"):
+        labelled_cases.write(tmp_path / site / "data", 1)
+    content = {"models": ["box-fill"], "prompters": ["box2d"], "metrics": ["overlap"]}
+    plan, run = plans.build(content, name="mine", source="mine.toml"), tmp_path / "run"
+    api.run(api.preview(plan, tmp_path / "a" / "data"), run)
+    both = [tmp_path / "a" / "data", tmp_path / "b" / "data"]
+    with pytest.raises(RunError, match=r"as the data set data; with these folders it is called a/data: give the same"):
+        api.run(api.preview(plan, both), run)
+    api.run(api.preview(plan, tmp_path / "a" / "data"), run)
+    api.run(api.preview(plan, both), tmp_path / "both")
+    api.run(api.preview(plan, both), tmp_path / "both")
 
 
 def test_a_study_trains_on_the_name_that_it_tests_on(tmp_path):

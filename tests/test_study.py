@@ -147,11 +147,25 @@ def test_a_target_that_nobody_is_left_to_learn_from_is_left_out(data, tmp_path):
     plan = dataclasses.replace(written(tmp_path, folds=-1, fractions=[1.0]), targets=(name, "left kidney"))
     narrowed, told = study.teachable(plan, cases)
     assert narrowed.targets == (name,)
-    assert told == ["left out: left kidney is named in case000 only"]
+    assert told == ["left out: left kidney, named in case000 only: one of the trainings would have nobody"]
     with pytest.raises(PlanError, match="expected another subject with one of them"):
         study.teachable(dataclasses.replace(plan, targets=("left kidney",)), cases)
     typo = dataclasses.replace(plan, targets=(name, "kidny"))
     assert study.teachable(typo, cases) == (typo, [])  # told by what knows the names
+
+
+def test_who_only_checks_a_training_teaches_it_nothing(data, tmp_path):
+    """Two subjects name it: where one is tested and the other draws the curve, nobody is left to learn it from."""
+    cases = api.read_cases(data)
+    alone = dataclasses.replace(cases[0].structures[0], name="left kidney", raw="left kidney")
+    cases[:2] = [dataclasses.replace(case, structures=(*case.structures, alone)) for case in cases[:2]]
+    name = cases[0].structures[0].name
+    for on, kept in (("real", (name,)), ("both", (name, "left kidney"))):
+        models = [{"model": 'unet(features="4-8")', "steps": 2, "on": on}]
+        extra = {"generated": {"family": "torso", "n": 1}} if on == "both" else {}
+        plan = written(tmp_path, folds=-1, fractions=[0.5], seeds=3, models=models, **extra)
+        narrowed, _ = study.teachable(dataclasses.replace(plan, targets=(name, "left kidney")), cases)
+        assert narrowed.targets == kept
 
 
 def test_fused_channels_are_refused_before_the_first_training(data, tmp_path):
@@ -220,7 +234,7 @@ def test_a_wrong_spec_is_refused_before_anything_is_trained(data, tmp_path, mode
 def test_shipped_studies_name_models_that_are_there(name):
     plan = plans.read(catalog.plan_path(name))
     for training in plan.study.models if plan.study else ():
-        study._check(training.model)
+        study._check(training)
 
 
 def test_too_small_a_share_is_refused_before_anything_is_trained(data, tmp_path):

@@ -49,11 +49,11 @@ def parts(plan: Plan, cases: Sequence[Case], out: Path) -> list[Part]:
 
 
 def teachable(plan: Plan, cases: Sequence[Case]) -> tuple[Plan, list[str]]:
-    """The plan with those of its targets that somebody is left to learn from whoever is tested, and what is left out.
+    """The plan with those of its targets that every training has somebody to learn from, and what is left out.
 
     Raises:
         PlanError: that leaves no target.
-        TrainingError: fewer subjects than folds.
+        TrainingError: fewer subjects than a fold or a fraction needs.
     """
     study = plan.study
     lacking: dict[str, set[str]] = {}
@@ -61,21 +61,31 @@ def teachable(plan: Plan, cases: Sequence[Case]) -> tuple[Plan, list[str]]:
     while True:
         fit = splits.usable(cases, targets=plan.targets, modality=study.modality)
         having = {name: {case.subject for case in fit if case.structure(name)} for name in plan.targets}
-        everyone = splits.subjects(fit)
-        tests = [everyone] if len(everyone) == 1 else _tests(study, fit) if plan.targets else []
-        lost = {name: who for name, who in having.items() if who and any(who <= set(test) for test in tests)}
+        learned = _learned(study, fit) if plan.targets else []
+        lost = {name: who for name, who in having.items() if who and any(not who & one for one in learned)}
         if not lost:
             return plan, [
-                f"left out: {name} is named in {', '.join(sorted(who))} only" for name, who in lacking.items()
+                f"left out: {name}, named in {', '.join(sorted(who))} only: one of the trainings would have nobody"
+                for name, who in lacking.items()
             ]
         lacking |= lost
         plan = dataclasses.replace(plan, targets=tuple(name for name in plan.targets if name not in lost))
         if not plan.targets:
             told = "; ".join(f"{name} in {', '.join(sorted(who))} only" for name, who in lacking.items())
             raise PlanError(
-                f"{plan.name}: nobody is left to learn from where the subjects that have a target are tested ({told}); "
-                "expected another subject with one of them: add cases, or name other targets"
+                f"{plan.name}: one of the trainings would have nobody to learn any target from ({told}); expected "
+                "another subject with one of them: add cases, or name other targets"
             )
+
+
+def _learned(study: Study, cases: Sequence[Case]) -> list[set[str]]:
+    """The subjects of each training on real cases alone; generated persons have what the plan asks for."""
+    if all(training.on != "real" for training in study.models):
+        return []
+    if len(splits.subjects(cases)) == 1:
+        return [set()]
+    draws = [(test, f, seed) for test in _tests(study, cases) for f in study.fractions for seed in range(study.seeds)]
+    return [set(splits.split(cases, seed=seed, left_out=test, fraction=f).train) for test, f, seed in draws]
 
 
 def _fusible(parts: Sequence[Part], cases: Sequence[Case]) -> None:
@@ -95,7 +105,7 @@ def _fusion(model: str) -> str:
 
 def _parts(study: Study, cases: Sequence[Case], out: Path) -> Iterator[Part]:
     for training in study.models:
-        _check(training.model)
+        _check(training)
     for k, test in enumerate(_tests(study, cases)):
         for training in study.models:
             for fraction in study.fractions:
@@ -107,10 +117,13 @@ def _parts(study: Study, cases: Sequence[Case], out: Path) -> Iterator[Part]:
                     yield Part(_steps(training), fraction, seed, test, folder, recipe, k if study.folds else None)
 
 
-def _check(model: str) -> None:
+def _check(training: Training) -> None:
     """A wrong spec is met before the first training, not hours later."""
+    model = training.model
     spec = parse(model)
     assemble.model_info(spec)
+    if nnunet_package.fits(model) and training.batch != Training.batch:
+        raise PlanError(f"study.models: {model} plans its batch itself: leave batch = {training.batch} out")
     if not spec.plus and not in_context.fits(model) and not nnunet_package.fits(model):
         learn.trainable(spec)
 

@@ -113,8 +113,11 @@ def train(
         "--loss": loss != "dice-ce",
         "--schedule": schedule != "cosine",
         "--precision": precision != "auto",
+        "--from": from_,
     }
     if data is not None:
+        if makers is not None:
+            raise SpecError(f"--makers is of a recipe; {name} makes its samples itself: leave it out")
         whom = who(data, layout, target, fraction, leave_out, fold, split, seed, modality)
         if api.elsewhere(name):
             how = {"minutes": minutes, "device": device, "threads": threads, "env": nnunet_env}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,24 +14,24 @@ SHOWN = 6  # models that a message names
 APART = " · "  # between the model and the prompter of a label
 
 
-def places(models: Sequence[tuple[str, str]], wanted: str, option: str) -> list[int]:
+def places(models: Sequence[tuple[str, ...]], wanted: str, option: str) -> list[int]:
     """Where a name fits: a spec, its bare name, a label with or without its prompter, or a model's folder.
 
     Args:
-        models: (spec, label) of each arm.
+        models: (spec, label) of each arm; after them the specs of the models that it was put together of.
         wanted: what the user wrote.
         option: which says it, for the message.
 
     Raises:
         SpecError: it fits nowhere; the nearest models come first in the message.
     """
-    found = [i for i, model in enumerate(models) if wanted in _names(*model)]
+    found = [i for i, (spec, label, *parts) in enumerate(models) if wanted in (*_names(spec, label), *parts)]
     if not found and Path(wanted).is_dir():
         folder = Path(wanted).resolve()
-        found = [i for i, (spec, _) in enumerate(models) if folder in _folders(spec)]
+        found = [i for i, (spec, _, *parts) in enumerate(models) if folder in _folders(spec, *parts)]
     if found:
         return found
-    there = sorted({label.split(APART)[0] for _, label in models})
+    there = sorted({label.split(APART)[0] for _, label, *_ in models})
     near = difflib.get_close_matches(wanted, there, n=len(there), cutoff=0.4)
     first = list(dict.fromkeys([*near, *there]))[:SHOWN]
     more = f" and {len(there) - SHOWN} more, which its report names" if len(there) > SHOWN else ""
@@ -41,8 +42,10 @@ def _names(spec: str, label: str) -> tuple[str, ...]:
     return spec, label, label.split(APART, maxsplit=1)[0], spec.split("(", maxsplit=1)[0]
 
 
-def _folders(spec: str) -> list[Path]:
-    try:
-        return [Path(value).resolve() for value in parse(spec).args.values() if isinstance(value, str)]
-    except SpecError:
-        return []
+def _folders(*specs: str) -> list[Path]:
+    values = []
+    for spec in specs:
+        with contextlib.suppress(SpecError):
+            parsed = parse(spec)
+            values += [value for part in (parsed.base, *parsed.plus) for value in part.args.values()]
+    return [Path(value).resolve() for value in values if isinstance(value, str)]

@@ -133,4 +133,4 @@ def named(arms: Sequence[Measured], wanted: str, kind: str) -> list[Measured]:
     """
     if not wanted:
         return [arm for arm in arms if arm.family in KINDS[kind]]
-    return [arms[i] for i in called.places([(arm.model, arm.label) for arm in arms], wanted, kind)]
+    return [arms[i] for i in called.places([(arm.model, arm.label, *arm.parts) for arm in arms], wanted, kind)]

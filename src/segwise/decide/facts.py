@@ -109,7 +109,8 @@ def read(run_dir: Path | str, model: str) -> Known:
     if not any(record.status == "done" for record in records):
         raise RunError(f"{run.path} holds no finished task, so nothing is known; run it first (it resumes)")
     whole = gather(records, run.scores())
-    arms = tuple(whole.arms[i] for i in called.places([(a.key[0], a.label) for a in whole.arms], model, "model"))
+    there = [(a.key[0], a.label, *map(str, (a.card.get("learned") or {}).get("models") or ())) for a in whole.arms]
+    arms = tuple(whole.arms[i] for i in called.places(there, model, "model"))
     scored = [arm for arm in arms if arm.values]
     if not scored:
         raise RunError(f"{run.path} has no score of {model}; type: segwise score {run.path}")

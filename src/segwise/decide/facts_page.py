@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from segwise.decide.checklist import checklist
 from segwise.decide.facts import Fact, Facts, Known, read
 from segwise.decide.shares import exact_interval, percents
 from segwise.report import about, breakdown, overlay, ranking, shell, structures, words
+from segwise.report.gather import Item
 from segwise.report.markup import DASH, details, e, interval, listing, note, number, table
 from segwise.report.statistics import interval_of_mean, subject_means
 from segwise.report.worst import worst
@@ -153,7 +156,11 @@ def _measures(known: Known) -> str:
     person = {o.item: o.person for o in known.arm.outcomes}
     rows = []
     for measure in known.gathered.measures:
-        values = {o.item: v for o in known.arm.outcomes if (v := o.values.get(measure)) is not None}
+        drawn: dict[Item, list[float]] = defaultdict(list)
+        for o in known.arm.outcomes:
+            if (v := o.values.get(measure)) is not None:
+                drawn[o.item].append(v)
+        values = {item: fmean(found) for item, found in drawn.items()}
         there = [item for item in items if item in values]
         if there:
             column, persons = np.array([[values[item]] for item in there]), [person[item] for item in there]

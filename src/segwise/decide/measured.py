@@ -74,6 +74,11 @@ class Measured:
     plays: tuple[Play, ...]
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Specs of the models that it was put together of, () if it is one."""
+        return tuple(map(str, self.learned.get("models") or ()))
+
+    @property
     def items(self) -> frozenset[Item]:
         """What it was played on."""
         return frozenset(play.item for play in self.plays)

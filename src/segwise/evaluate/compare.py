@@ -182,6 +182,7 @@ def run(
         records = store.records()
         todo = _pending(found, records)
         _check_models(todo)
+        _called_as_before(found, store)
         store.describe(_about(found, store, command, records))
         known = {record.key: record for record in records}
         store.add([r for r in found.skipped if r.key not in known or known[r.key].reason != r.reason])
@@ -382,6 +383,23 @@ def _failures(task: Task, failure: engine.Failure) -> Iterator[Record]:
     facts: dict[str, Any] = {"reason": failure.reason, "traceback": failure.traceback}
     for target in task.targets:
         yield record_of(task, target, 0, "failed", given=dict(info.given), resolved=dict(info.resolved), **facts)
+
+
+def _called_as_before(found: Preview, store: Run) -> None:
+    """Refuse folders whose data sets have other names in the run already: everybody would count twice.
+
+    Raises:
+        RunError: one has.
+    """
+    old = store.about().get("sources", []) if (store.path / "run.json").exists() else []
+    before = {str(source["root"]): str(source.get("name", "")) for source in old}
+    for source in found.sources:
+        if (name := before.get(str(source.root), source.name)) != source.name:
+            own = name or source.root.name
+            raise RunError(
+                f"{store.path} knows {source.root} as the data set {own}; with these folders it is called "
+                f"{source.name or source.root.name}: give the same folders, or another -o"
+            )
 
 
 def _about(found: Preview, store: Run, command: Sequence[str], records: Sequence[Record]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The data sets of a run: folders, what reads them, and names that tell them apart.
 
 A data set without a name of its own is called as its folder. Folders that are called alike (siteA/data and siteB/data,
-or single cases of one folder) would be taken for one, so they get as much of their path as tells them apart.
+or single cases of one folder) would be taken for one, so they get as much of their path as tells them apart; the name
+that they had stays a part of it, so that a model that was trained under it is still known to have seen them.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def _after_folder(source: Source) -> str:
 
 
 def _told(roots: set[Path]) -> dict[Path, str]:
-    """The shortest end of each path that no other one has."""
-    for n in range(1, 1 + max(len(root.parts) for root in roots)):
+    """The shortest end of each path that no other one has, of two parts at least."""
+    for n in range(2, 1 + max(len(root.parts) for root in roots)):
         ends = {root: "/".join(root.parts[-n:]) for root in roots}
         if len(set(ends.values())) == len(roots):
             return ends

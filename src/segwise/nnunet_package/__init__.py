@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from segwise.errors import TrainingError
-from segwise.learn import Chosen, Who, cases_of
+from segwise.learn import Chosen, Who, cases_of, told
 from segwise.nnunet_package import environment, raw
 from segwise.training import checkpoint, loop
 from segwise.training.log import Log
@@ -245,8 +245,7 @@ def _configuration(plans: Path, wanted: str) -> str:
 
 
 def _folder(out: Path, chosen: Chosen, known: Mapping[str, Any]) -> tuple[Path, ...]:
-    data = {"dataset": chosen.dataset, "structures": list(chosen.names), "subjects": chosen.split.content}
-    folders.write(out, spec="nnunet", files={WEIGHTS: None}, data=data, trained=dict(known))
+    folders.write(out, spec="nnunet", files={WEIGHTS: None}, data=told(chosen), trained=dict(known))
     return out / WEIGHTS, out / folders.CARD_FILE
 
 

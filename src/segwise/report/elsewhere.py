@@ -6,7 +6,7 @@ set anew, and the rank sum test (Mann and Whitney 1947) with Holm's correction o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from segwise.report.gather import Arm
 from segwise.report.markup import count, e, interval, note, number, p_value, signed, table
 from segwise.report.statistics import ALPHA, holm
+from segwise.report.words import within
 
 N_BOOT = 2000
 
@@ -80,12 +81,13 @@ def section(arms: Sequence[Arm], measure: str) -> str:
 def losses(arms: Sequence[Arm]) -> list[Away]:
     """Every arm for every data set that something was trained on, and every other one that it has values in."""
     sets = {item[0] for arm in arms for item in arm.values}
-    homes = sorted({_home(arm) for arm in arms} & sets)
+    at_home = {arm.label: _home(arm, sets) for arm in arms}
+    homes = sorted(set(at_home.values()) & sets)
     drawn = []
     for home in homes:
         for other in sorted(sets - {home}):
             for arm in arms:
-                if _home(arm) in (home, "") and (pair := _means(arm, home, other)) is not None:
+                if at_home[arm.label] in (home, "") and (pair := _means(arm, home, other)) is not None:
                     drawn.append((arm, home, other, *pair))
     from scipy.stats import mannwhitneyu  # half a second, and only where something was trained
 
@@ -109,10 +111,12 @@ def answer(one: Away, found: Sequence[Away], measure: str) -> str:
     return f"{where}{said}. {beside}."
 
 
-def _home(arm: Arm) -> str:
+def _home(arm: Arm, sets: Collection[str]) -> str:
     """The data set that an arm was trained on, "" if it was not trained on labelled cases of the user."""
     learned = arm.card.get("learned")
-    return str(learned.get("data") or "") if isinstance(learned, Mapping) and learned.get("model") else ""
+    own = str(learned.get("data") or "") if isinstance(learned, Mapping) and learned.get("model") else ""
+    alike = [name for name in sets if own and within(own, name)]
+    return own if own in sets or len(alike) != 1 else alike[0]
 
 
 def _means(arm: Arm, home: str, other: str) -> tuple[list[float], list[float]] | None:
@@ -135,4 +139,6 @@ def _away(arm: Arm, home: str, other: str, a: list[float], b: list[float], p: fl
     draws = [rng.choice(values, (N_BOOT, len(values))).mean(axis=1) for values in (a, b)]
     low, high = np.percentile(draws[0] - draws[1], (100 * ALPHA / 2, 100 - 100 * ALPHA / 2))
     means = float(np.mean(a)), float(np.mean(b))
-    return Away(arm.label, bool(_home(arm)), home, other, *means, float(low), float(high), p, len(a), len(b))
+    return Away(
+        arm.label, bool(_home(arm, (home, other))), home, other, *means, float(low), float(high), p, len(a), len(b)
+    )

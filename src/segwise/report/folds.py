@@ -35,18 +35,18 @@ def together(by_arm: Mapping[ArmKey, Sequence[Outcome]]) -> dict[ArmKey, list[Ou
     found: dict[ArmKey, list[Outcome]] = {}
     for (_, name, *_), keys in groups.items():
         if len(keys) > 1 and _apart([by_arm[key] for key in keys]):
-            shared, outcomes = _one(name, [by_arm[key] for key in keys])
+            shared, outcomes = _one(name, [key[0] for key in keys], [by_arm[key] for key in keys])
             found[shared, keys[0][1]] = outcomes
         else:
             found |= {key: list(by_arm[key]) for key in keys}
     return found
 
 
-def _one(name: str, models: Sequence[Sequence[Outcome]]) -> tuple[str, list[Outcome]]:
+def _one(name: str, specs: Sequence[str], models: Sequence[Sequence[Outcome]]) -> tuple[str, list[Outcome]]:
     """Name and outcomes of models put together."""
     each = [_learned(outcomes) for outcomes in models]
     known = {key: fmean(map(float, v)) for key in ("subjects", "seconds") if (v := [o[key] for o in each if key in o])}
-    told = {**each[0], **known}
+    told = {**each[0], **known, "models": tuple(specs)}
     told |= {"peak_gb": max(float(o["peak_gb"]) for o in each if "peak_gb" in o)} if "peak_gb" in told else {}
     told["subjects"] = round(told.get("subjects", 0))
     n_folds, n_draws = (len({one.get(key) for one in each}) for key in ("fold", "draw"))
@@ -94,10 +94,10 @@ def _renamed(model: str, pattern: str, ending: str, *, whole: bool = False) -> s
 
 def _apart(models: Sequence[Sequence[Outcome]]) -> bool:
     """Nobody was tested by a model that was trained on them, nor by two folds of one draw."""
-    of_draw: dict[object, list[set[str]]] = defaultdict(list)
+    of_draw: dict[object, list[set[tuple[str, str]]]] = defaultdict(list)
     for outcomes in models:
-        learned, tested = _learned(outcomes), {o.last.subject for o in outcomes}
-        if tested & set(map(str, learned.get("people") or ())):
+        learned, tested = _learned(outcomes), {(o.last.dataset, o.last.subject) for o in outcomes}
+        if tested & {(learned.get("data"), str(one)) for one in learned.get("people") or ()}:
             return False
         of_draw[learned.get("draw")].append(tested)
     return all(sum(map(len, folds)) == len(set().union(*folds)) for folds in of_draw.values())

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segwise import anatomy
 from segwise.report import figures
 from segwise.report.gather import Gathered, Panel, panel_of
-from segwise.report.markup import count, e, figure, interval, note, number, signed, table
+from segwise.report.markup import count, e, figure, interval, listing, note, number, signed, table
 from segwise.report.statistics import (
     ALPHA,
     Floats,
@@ -48,15 +49,25 @@ class Part:
 
 def section(gathered: Gathered, groups: Groups) -> str:
     """HTML of the section; "" without two groups that were scored."""
-    able = tuple(arm for arm in gathered.arms if arm.ranked)
+    if not groups:
+        return ""
+    ranked = [arm for arm in gathered.arms if arm.ranked]
+    having = {
+        arm.label: {name for name, words in groups if any(_is_of(i[2], words) for i in arm.values)} for arm in ranked
+    }
+    every = set().union(*having.values())
+    able = tuple(arm for arm in ranked if having[arm.label] == every)  # others would empty a group for all
     panel = panel_of(able) if able else None
     found = parts(panel, groups) if panel is not None else []
     if panel is None or len(found) < 2:
-        return ""
+        there = listing([e(name) for name, _ in groups if name in every]) or "none"
+        return note(f"Nothing to set against each other: of the plan's groups only {there} was scored.")
+    lacking = [e(arm.label) for arm in ranked if arm not in able]
     lead = note(
         f"Mean {e(gathered.primary)} over persons on the {count(len(panel.items), 'target')} that all arms answered: "
         + "; ".join(f"<b>{e(p.name)}</b>: {count(p.n_targets, 'structure')}" for p in found)
-        + "."
+        + ". Beyond chance is said of each difference by itself, whatever their number."
+        + (f" Left out, as it has not every group: {listing(lacking)}." if lacking else "")
     )
     told = "".join(f"<li>{text}</li>" for text in answers(panel, found))
     return lead + f"<ul>{told}</ul>" + figure(_figure(panel, found, gathered.primary), _CAPTION) + _table(panel, found)
@@ -69,12 +80,18 @@ def parts(panel: Panel, groups: Groups) -> list[Part]:
     """The groups that have items in a comparison, in their order."""
     found = []
     for name, targets in groups:
-        own = [k for k, item in enumerate(panel.items) if item[2] in targets]
+        own = [k for k, item in enumerate(panel.items) if _is_of(item[2], targets)]
         if own:
             persons = [panel.persons[k] for k in own]
             n = len({panel.items[k][2] for k in own})
             found.append(Part(name, n, tuple(sorted(set(persons))), subject_means(panel.values[own], persons)))
     return found
+
+
+def _is_of(target: str, words: Sequence[str]) -> bool:
+    """A target is what a group says: by that name, by another one of it, or one side of it."""
+    names = {name for word in words for name in (word, anatomy.resolve(word).name)}
+    return target in names or target.removeprefix("left ").removeprefix("right ") in names
 
 
 def answers(panel: Panel, found: Sequence[Part]) -> list[str]:

@@ -40,8 +40,10 @@ def fusions(arms: Sequence[Arm], measure: str) -> list[str]:
     """In words, of every model that was trained with its channels fused in several ways, on the persons of all ways."""
     groups: dict[tuple[str, ...], dict[str, Arm]] = defaultdict(dict)
     for arm in arms:
-        model, fusion = _without_fusion(str(_learned(arm)["model"]))
-        groups[model, arm.key[1], str(_learned(arm).get("subjects"))][fusion] = arm
+        learned = _learned(arm)
+        model, fusion = _without_fusion(str(learned["model"]))
+        alike = [str(learned.get(key)) for key in ("subjects", "generated", "data")]
+        groups[model, arm.key[1], *alike].setdefault(fusion, arm)
     return [_fused(model, own, measure) for (model, *_), own in sorted(groups.items()) if len(own) > 1]
 
 

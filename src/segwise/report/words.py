@@ -211,7 +211,7 @@ def leakage(card: Mapping[str, Any], datasets: Collection[str], people: Iterable
     learned = card.get("learned") or {}
     own, taught = str(learned.get("data", "")), {str(one) for one in learned.get("people") or ()}
     n_folds = learned.get("folds")
-    if own and (taught or n_folds) and own in datasets:
+    if own and (taught or n_folds) and any(within(own, name) for name in datasets):
         if both := sorted(taught & set(people)):
             return f"<b>overlap: trained on {count(len(both), 'subject')} of these ({e(listing(both[:8]))})</b>"
         trained = [name for name in trained if name != own]
@@ -226,8 +226,9 @@ def leakage(card: Mapping[str, Any], datasets: Collection[str], people: Iterable
     weights = card.get("licence_weights") or trained or card.get("training_note")
     if not weights and card.get("family") == "floor":
         return "nothing was learned"
-    hits = [name for name in trained for data in datasets if _plain(name) and _plain(name) in _plain(data)]
-    hits += [name for name in trained for data in datasets if len(_plain(data)) > 3 and _plain(data) in _plain(name)]
+    public = [name for name in trained if name != own]  # a folder's own name is no part of another one's
+    hits = [name for name in public for data in datasets if _plain(name) and _plain(name) in _plain(data)]
+    hits += [name for name in public for data in datasets if len(_plain(data)) > 3 and _plain(data) in _plain(name)]
     if hits:
         return f"<b>overlap: trained on {e(listing(sorted(set(hits))))}</b>"
     said = str(card.get("training_note") or "")
@@ -238,6 +239,11 @@ def leakage(card: Mapping[str, Any], datasets: Collection[str], people: Iterable
         sure = not note or card.get("training_listed")
         return f"{'no overlap known' if sure else 'unknown'}: trained on {e(listing(trained))}{note}"
     return f"unknown: training data not listed{note}"
+
+
+def within(own: str, name: str) -> bool:
+    """Whether a data set is the one of that name, or was called so before its path told it from another (a/data)."""
+    return own == name or own in name.split("/")
 
 
 def _plain(text: str) -> str:
