@@ -284,7 +284,7 @@ def test_damaged_folders_are_refused(data, encoder, tmp_path):
     code, found = tried(broken)
     assert code == 2 and "is damaged" in found
     code, found = cli("train", "default", "-o", tmp_path / "out", "--from", encoder)
-    assert code == 2 and "--from is for a specialist" in found
+    assert code == 2 and "--from: of a specialist" in found
 
 
 def test_other_channels_are_refused(data, encoder, tmp_path):

@@ -62,9 +62,11 @@ TOP = {
     "in_context",
     "learn",
     "nnunet_package",
+    "persons",
     "pretrain",
     "server",
     "study",
+    "teaching",
 }  # thin: may know all that is above, and api
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -99,6 +99,7 @@ def preview(plan: Plan, data: Path | str | Sequence[Path | str], *, layout: str 
     expanded = expand.expand(plan, found)
     _each_once(expanded.tasks)
     lines = answerable.unanswered(plan, expanded.tasks)
+    plan = expand.grouped(plan, found)
     return Preview(plan, tuple(found), expanded.tasks, expanded.skipped, expanded.left_out, lines)
 
 

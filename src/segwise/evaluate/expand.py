@@ -179,6 +179,16 @@ def _wanted(plan: Plan, sources: Sequence[Source]) -> dict[tuple[Path, str], tup
     return found
 
 
+def grouped(plan: Plan, sources: Sequence[Source]) -> Plan:
+    """The plan with its groups by the names that these cases have: both sides of a union, and other names of one."""
+    cases = [case for source in sources for case in source.cases]
+    groups = tuple(
+        (name, tuple(dict.fromkeys(own for word in words for case in cases for own in (*_match(case, word), word))))
+        for name, words in plan.groups
+    )
+    return dataclasses.replace(plan, groups=groups)
+
+
 def _own(case: Case) -> tuple[str, ...]:
     """Structures of a case without the unions of two others of it."""
     unions = references.unions(case)

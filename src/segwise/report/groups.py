@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segwise import anatomy
 from segwise.report import figures
 from segwise.report.gather import Gathered, Panel, panel_of
 from segwise.report.markup import count, e, figure, interval, listing, note, number, signed, table
@@ -53,7 +52,7 @@ def section(gathered: Gathered, groups: Groups) -> str:
         return ""
     ranked = [arm for arm in gathered.arms if arm.ranked]
     having = {
-        arm.label: {name for name, words in groups if any(_is_of(i[2], words) for i in arm.values)} for arm in ranked
+        arm.label: {name for name, words in groups if any(item[2] in words for item in arm.values)} for arm in ranked
     }
     every = set().union(*having.values())
     able = tuple(arm for arm in ranked if having[arm.label] == every)  # others would empty a group for all
@@ -61,7 +60,7 @@ def section(gathered: Gathered, groups: Groups) -> str:
     found = parts(panel, groups) if panel is not None else []
     if panel is None or len(found) < 2:
         there = listing([e(name) for name, _ in groups if name in every]) or "none"
-        return note(f"Nothing to set against each other: of the plan's groups only {there} was scored.")
+        return note(f"Nothing to set against each other: no arm was scored in two of the plan's groups ({there} was).")
     lacking = [e(arm.label) for arm in ranked if arm not in able]
     lead = note(
         f"Mean {e(gathered.primary)} over persons on the {count(len(panel.items), 'target')} that all arms answered: "
@@ -80,18 +79,12 @@ def parts(panel: Panel, groups: Groups) -> list[Part]:
     """The groups that have items in a comparison, in their order."""
     found = []
     for name, targets in groups:
-        own = [k for k, item in enumerate(panel.items) if _is_of(item[2], targets)]
+        own = [k for k, item in enumerate(panel.items) if item[2] in targets]
         if own:
             persons = [panel.persons[k] for k in own]
             n = len({panel.items[k][2] for k in own})
             found.append(Part(name, n, tuple(sorted(set(persons))), subject_means(panel.values[own], persons)))
     return found
-
-
-def _is_of(target: str, words: Sequence[str]) -> bool:
-    """A target is what a group says: by that name, by another one of it, or one side of it."""
-    names = {name for word in words for name in (word, anatomy.resolve(word).name)}
-    return target in names or target.removeprefix("left ").removeprefix("right ") in names
 
 
 def answers(panel: Panel, found: Sequence[Part]) -> list[str]:
