@@ -98,6 +98,16 @@ def test_the_page_says_it_in_words_a_table_and_a_figure():
     assert "special, 32 subjects" in html
 
 
+def test_who_is_behind_in_the_end_is_not_said_to_have_always_been():
+    special = {2: 0.85, 4: 0.7, 8: 0.6, 16: 0.6, 32: 0.6}
+    html = page(*run(lambda n: 0.75, lambda n: special[n]))
+    assert (
+        "with 32 labelled subjects <b>special</b> is behind <b>general+lora</b>, though its mean is higher with 2."
+        in html
+    )
+    assert "is behind <b>general+lora</b>, and so it is with fewer." in page(*run(lambda n: 0.75, lambda n: 0.5))
+
+
 def test_gains_are_told_per_subject_parameter_and_hour():
     records, scores = run(lambda n: 0.76, lambda n: 0.5, noise=0.0)
     row = re.search(r"general\+lora</th>(.*?)</tr>", labels.section(gather(records, scores)))[1]

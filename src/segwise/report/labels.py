@@ -186,7 +186,11 @@ def _answer(generalist: Curve, specialist: Curve) -> str:
     if found.verdict == "ahead":
         return f"{a} is ahead of {b} from {first} labelled subjects on, the fewest that were tried."
     if found.verdict == "behind":
-        return f"No crossover within these data: with up to {last} labelled subjects {a} stays behind {b}."
+        ahead = [
+            n for n in specialist.subjects if n in generalist.subjects and _mean(specialist, n) > _mean(generalist, n)
+        ]
+        but = f", though its mean is higher with {', '.join(map(str, ahead))}" if ahead else ", and so it is with fewer"
+        return f"No crossover within these data: with {last} labelled subjects {a} is behind {b}{but}."
     if found.verdict == "crosses":
         return (
             f"{a} overtakes {b} at about <b>{found.at:.0f} labelled subjects</b> (95 % {found.low:.1f} to "
@@ -197,6 +201,10 @@ def _answer(generalist: Curve, specialist: Curve) -> str:
         return f"Cannot decide whether {a} overtakes {b}: {n} test persons, and fewer than {needed} decide nothing."
     guess = "" if math.isnan(found.at) else f"; the means cross at about {found.at:.0f}"
     return f"Cannot decide whether {a} overtakes {b} between {first} and {last} labelled subjects{guess}."
+
+
+def _mean(curve: Curve, n: int) -> float:
+    return float(curve.values[curve.subjects.index(n)].mean())
 
 
 def _untrained(gathered: Gathered, found: Sequence[Curve], persons: Sequence[str]) -> dict[str, float]:
