@@ -11,6 +11,7 @@ off by up to a voxel (`wobble` in levels 1 to 3). Nothing is measured twice: row
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from collections import defaultdict
@@ -28,7 +29,18 @@ from segwise.synth import spoilt
 
 CALIBRATES = ("dilation", "bleed", "jitter", "holes", "dropped", "islands", "tail", "shrinking")  # the other kinds test
 PROMPTERS = ("box3d", "box2d")
-UNASKED = ("discontinuity",)  # does not look at the prompt
+BLIND = PROMPTERS  # sources of components: the prompt, and the image
+ALONE = ("box3d alone", "box2d alone")  # the prompt without the image
+SOURCES = ("reference", *BLIND, *ALONE)
+IMAGED = {
+    "leak": ("inner", "place", "foreign"),
+    "overrun": ("strange",),
+    "decay": ("farther", "goes_on", "gnawed"),
+}  # say nothing without one
+KEPT = {  # with an image, the components that made the AUC on the calibrating half better
+    "leak": ("beyond", "slice", "inner", "place", "foreign"),
+    "decay": ("lost", "fading", "farther", "goes_on", "gnawed"),
+}
 N_GOOD = 3  # wobbles of each mask
 LEVELS = (1, 3, 5)
 SPECIFICITY = 0.95  # of a signature on good masks for calibration
@@ -43,12 +55,12 @@ def measured(structure: Structure) -> Iterator[Row]:
         seed = int.from_bytes(f"{structure.case}{structure.name}{kind}{level}".encode(), "little") % 2**32
         row = {"case": structure.case, "name": structure.name, "kind": kind, "level": level}
         row["dsc"] = float(2 * (mask & structure.target.mask).sum() / (mask.sum() + structure.target.mask.sum()))
-        first, *others = (look.look(structure.pair(mask, p, seed), plane="axial") for p in PROMPTERS)
-        row["reference"] = {name: _values(module.with_reference(first)) for name, module in judge.SIGNATURES.items()}
-        row[PROMPTERS[0]] = {name: _values(module.without(first)) for name, module in judge.SIGNATURES.items()}
-        for prompter, seen in zip(PROMPTERS[1:], others, strict=True):
-            asked = {n: _values(module.without(seen)) for n, module in judge.SIGNATURES.items() if n not in UNASKED}
-            row[prompter] = row[PROMPTERS[0]] | asked
+        for prompter, alone in zip(BLIND, ALONE, strict=True):
+            seen = look.look(structure.pair(mask, prompter, seed), plane="axial")
+            if "reference" not in row:
+                row["reference"] = {n: _values(module.with_reference(seen)) for n, module in judge.SIGNATURES.items()}
+            for source, one in ((prompter, seen), (alone, dataclasses.replace(seen, sight=None))):
+                row[source] = {name: _values(module.without(one)) for name, module in judge.SIGNATURES.items()}
         yield row
 
 
@@ -95,7 +107,8 @@ def auc(good: Array, bad: Array) -> float:
 
 def severity(row: Row, source: str, signature: str) -> float:
     """As `judge.judge`, from a row's components."""
-    scales = (scale.REFERENCE if source == "reference" else scale.BLIND)[signature]
+    every = scale.REFERENCE if source == "reference" else scale.BLIND if source in BLIND else scale.ALONE
+    scales = every[signature]
     return max(row[source][signature][name] / unit for name, unit in scales.items())
 
 
@@ -108,12 +121,16 @@ def calibrate(found: list[Row]) -> None:
     """Print the value of each component that counts as 1, and what each component is worth by itself."""
     own = [row for row in found if row["calibrates"]]
     good = [row for row in own if is_good(row)]
-    for source in ("reference", "blind"):
-        sources = PROMPTERS if source == "blind" else ("reference",)
-        print(f"\n{source}")
+    for title, sources in (("REFERENCE", ("reference",)), ("BLIND", BLIND), ("ALONE", ALONE)):
+        print(f"\n{title}")
         for signature in SIGNATURES:
             bad = [row for row in own if row["kind"] in spoilt.KINDS[signature]]
-            names = list(good[0][sources[0]][signature])
+            names = [
+                name
+                for name in good[0][sources[0]][signature]
+                if (name not in IMAGED.get(signature, ()) if sources == ALONE else True)
+                and (name in KEPT.get(signature, (name,)) if sources == BLIND else True)
+            ]
 
             def values(of: list[Row], name: str, signature: str = signature, sources: Any = sources) -> Array:
                 return np.array([row[s][signature][name] for s in sources for row in of])
@@ -136,30 +153,26 @@ def tables(found: list[Row]) -> None:
     good = [row for row in test if is_good(row)]
     n_names = len({row["name"] for row in test})
     print(f"\n{len(test)} masks of {len({(r['case'], r['name']) for r in test})} structures ({n_names} names)")
-    print(
-        f"{'signature':15} {'kind':11} "
-        + " ".join(f"{s:>10}" for s in ("reference", *PROMPTERS))
-        + "   by level 1, 3, 5"
-    )
+    print(f"{'signature':15} {'kind':11} " + " ".join(f"{s:>11}" for s in SOURCES) + "   by level 1, 3, 5")
     for signature in SIGNATURES:
         kinds = [kind for kind in spoilt.KINDS[signature] if kind not in CALIBRATES]
         for kind in ["all", *kinds]:
             bad = [row for row in test if row["kind"] in (kinds if kind == "all" else (kind,))]
             cells, levels = [], []
-            for source in ("reference", *PROMPTERS):
+            for source in SOURCES:
                 get = _getter(source, signature)
-                cells.append(f"{auc(get(good), get(bad)):10.3f}")
+                cells.append(f"{auc(get(good), get(bad)):11.3f}")
                 own = [[r for r in bad if r["level"] == level] for level in LEVELS]
                 levels.append(" ".join(f"{auc(get(good), get(part)):.2f}" if part else "  - " for part in own))
             print(f"{signature:15} {kind:11} {' '.join(cells)}   {' | '.join(levels)}")
-    print("\nshare flagged (severity above 1): " + "; ".join(("reference", *PROMPTERS)))
+    print("\nshare flagged (severity above 1): " + "; ".join(SOURCES))
     by_kind: dict[str, list[Row]] = defaultdict(list)
     for row in test:
         by_kind["good" if is_good(row) else row["kind"]].append(row)
     for kind, own in by_kind.items():
         cells = [
             " ".join(f"{(_getter(source, signature)(own) > 1).mean():5.2f}" for signature in SIGNATURES)
-            for source in ("reference", *PROMPTERS)
+            for source in SOURCES
         ]
         print(f"{kind:12} {' | '.join(cells)}")
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
@@ -16,7 +17,7 @@ from scipy import ndimage
 from segwise import anatomy
 from segwise.datasets import case_json
 from segwise.evaluate import references
-from segwise.geometry import Array, Grid, bounds
+from segwise.geometry import Array, Grid, Volume, bounds
 from segwise.pair import Pair
 from segwise.prompt import Box, Prompt
 from segwise.synth.spoilt import Mask
@@ -36,6 +37,7 @@ class Structure:
     name: str
     target: Mask
     grid: Grid
+    image: Array  # [C, N, H, W]
 
     @property
     def calibrates(self) -> bool:
@@ -56,7 +58,7 @@ class Structure:
             spread[:, 0] = 0
         low, high = low + spread[0], high + spread[1]
         high = np.maximum(high, low + 1)
-        return Pair(self.target.mask, prediction, self.grid, Prompt((Box.of(self.grid, low, high),)))
+        return Pair(self.target.mask, prediction, self.grid, Prompt((Box.of(self.grid, low, high),)), self.image)
 
 
 def in_calibration(name: str) -> bool:
@@ -81,22 +83,23 @@ def structures(root: Path) -> Iterator[Structure]:
             if box is None or mask.sum() < SMALLEST[0] or box[1][axis] - box[0][axis] < SMALLEST[1]:
                 continue
             others = [other for key, other in masks.items() if key != name]
-            found = _roomy(mask, others, volume.grid, axis)
+            found = _roomy(mask, others, volume, axis)
             if found[0].mask.size <= LARGEST:
                 yield Structure(case.id, case.subject, name, *found)
 
 
-def _roomy(mask: Array, others: list[Array], grid: Grid, axis: int) -> tuple[Mask, Grid]:
-    """The mask cut with 45 % of its size (6 voxels at least) on each side, beyond the image if need be."""
+def _roomy(mask: Array, others: list[Array], volume: Volume, axis: int) -> tuple[Mask, Grid, Array]:
+    """The mask cut with 45 % of its size (6 voxels at least) on each side, beyond the image (repeated) if need be."""
+    grid = volume.grid
     low, high = (np.array(v) for v in bounds(mask) or ((0, 0, 0), (1, 1, 1)))
     room = np.maximum(6, (0.45 * (high - low)).astype(int))
     order = [axis, *(a for a in range(3) if a != axis)]
 
-    def cut(one: Array) -> Array:
+    def cut(one: Array, *, mode: Literal["constant", "edge"] = "constant") -> Array:
         inner = one[tuple(slice(max(0, a), b) for a, b in zip(low - room, high + room, strict=True))]
         before = np.maximum(0, room - low)
         after = high - low + 2 * room - before - np.array(inner.shape)
-        return np.ascontiguousarray(np.pad(inner, list(zip(before, after, strict=True))).transpose(order))
+        return np.ascontiguousarray(np.pad(inner, list(zip(before, after, strict=True)), mode=mode).transpose(order))
 
     own = cut(mask)
     rim = ndimage.binary_dilation(own, iterations=2) & ~own
@@ -104,4 +107,5 @@ def _roomy(mask: Array, others: list[Array], grid: Grid, axis: int) -> tuple[Mas
     beside = None if beside is None or not (beside & rim).any() else beside
     affine = grid.affine[:, [*order, 3]]
     spacing = tuple(float(grid.spacing_mm[a]) for a in order)
-    return Mask(own, (spacing[0], spacing[1], spacing[2]), beside), Grid(own.shape, affine)
+    image = np.stack([cut(one, mode="edge") for one in volume.array])
+    return Mask(own, (spacing[0], spacing[1], spacing[2]), beside), Grid(own.shape, affine), image

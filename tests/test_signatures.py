@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segwise.errors import InputError, SpecError
+from segwise.errors import GridError, InputError, SpecError
 from segwise.geometry import Grid
 from segwise.metrics import failures
 from segwise.pair import Pair, reason
@@ -19,9 +19,9 @@ BLOCK = np.zeros(SHAPE, dtype=bool)
 BLOCK[5:15, 8:16, 10:20] = True
 
 
-def seen(prediction, *, reference=BLOCK, box=((5, 8, 10), (15, 16, 20)), grid=GRID, plane="axial"):
+def seen(prediction, *, reference=BLOCK, box=((5, 8, 10), (15, 16, 20)), grid=GRID, plane="axial", image=None):
     prompt = None if box is None else Prompt((Box.of(grid, *box),))
-    return look.look(Pair(reference, prediction, grid, prompt), plane=plane)
+    return look.look(Pair(reference, prediction, grid, prompt, image), plane=plane)
 
 
 def values(prediction, signature, *, blind, **more):
@@ -86,8 +86,97 @@ def test_a_slice_that_disagrees_with_both_neighbours_is_odd_and_a_cone_is_not():
 
 def test_change_of_the_true_shape_is_no_jitter():
     walk = np.stack([np.roll(one, (i * 7) % 5 - 2, axis=1) for i, one in enumerate(BLOCK)])
-    assert values(walk, "discontinuity", blind=True)["jumps"] > 0.3
-    assert values(walk, "discontinuity", blind=False, reference=walk)["jumps"] == 0
+    assert values(walk, "discontinuity", blind=True)["odd"] > 0.2
+    assert values(walk, "discontinuity", blind=False, reference=walk)["odd"] == 0
+
+
+def scan(there=BLOCK):
+    """[1, D, H, W]: bright where a mask is, with a little noise."""
+    return (there * 100 + np.random.default_rng(0).normal(0, 5, there.shape))[None].astype(np.float32)
+
+
+def test_an_image_whose_edges_are_those_of_the_mask_raises_no_flag():
+    found = judge.judge(seen(_ball(), reference=None, box=None, image=scan(_ball())), blind=True)
+    assert all(one.severity <= 1 for one in found.values()), {k: (v.component, v.value) for k, v in found.items()}
+
+
+def test_edges_inside_the_outline_are_a_leak():
+    wide = np.roll(BLOCK, 2, axis=2) | BLOCK | np.roll(BLOCK, -2, axis=2)
+    leak = values(wide, "leak", blind=True, box=None, image=scan())
+    assert values(BLOCK, "leak", blind=True, image=scan())["inner"] < 0.2
+    assert leak["inner"] > 0.75 and leak["place"] > 0.6
+    flags = judge.flags(found := seen(wide, box=None, image=scan()), judge.judge(found, blind=True))
+    (flag,) = (one for one in flags if one.signature == "leak")
+    assert (flag.low, flag.high) == ((5, 8, 8), (15, 16, 22))  # to both sides
+    blank = values(wide, "leak", blind=True, box=None)
+    assert blank["inner"] == blank["place"] == blank["foreign"] == 0
+
+
+def test_a_leak_in_one_place_is_found_there():
+    one = changed(np.s_[8:12, 8:16, 20:24])
+    leak = values(one, "leak", blind=True, box=None, image=scan())
+    assert leak["place"] > 0.15 and leak["foreign"] > 0.3
+    where = judge.components(seen(one, box=None, image=scan()), blind=True)["leak"]["place"].where
+    assert np.argwhere(where)[:, 2].min() >= 14  # in the frame of what is seen, which begins at column 9
+    tissue = values(BLOCK, "leak", blind=True, box=None, image=scan())
+    assert tissue["place"] == tissue["foreign"] == tissue["inner"] == 0
+
+
+def test_a_slice_that_is_odd_in_the_image_too_is_not_odd():
+    moved = BLOCK.copy()
+    moved[9] = np.roll(BLOCK[9], 2, axis=1)
+    wrong = values(moved, "discontinuity", blind=True, image=scan())["odd"]
+    assert wrong == pytest.approx(2 * 2 * 8 / 800, rel=0.15)
+    assert values(moved, "discontinuity", blind=True, image=scan(moved))["odd"] < 0.2 * wrong
+
+
+def test_a_blunt_end_whose_tissue_goes_on_is_decay():
+    half = BLOCK & (np.arange(SHAPE[0]) < 10)[:, None, None]
+    assert values(half, "decay", blind=True, box=None, image=scan())["goes_on"] > 0.7
+    assert values(BLOCK, "decay", blind=True, box=None, image=scan())["goes_on"] < 0.1
+    ends = scan()
+    ends[:, 10:] = ends[:, 9:10]  # filled up with copies: nothing is known beyond
+    assert values(half, "decay", blind=True, box=None, image=ends)["goes_on"] == 0
+
+
+def test_tissue_that_is_missing_far_from_the_prompt_is_decay():
+    gnawed = changed(np.s_[12:15, 10:12, 10:13], np.s_[12:15, 13:14, 15:20], value=False)
+    missing = values(gnawed, "decay", blind=True, image=scan())["gnawed"]
+    assert missing > 0.12 > values(gnawed, "decay", blind=True, image=scan(gnawed))["gnawed"]  # edges are blurred
+    thin = changed(np.s_[5:7, 8:16, 10:12], np.s_[5:7, 8:16, 18:20], value=False)
+    assert values(thin, "decay", blind=True, image=scan())["farther"] > 0.3
+
+
+def test_an_end_of_other_tissue_is_over_propagation():
+    past = changed(np.s_[15:18, 8:16, 10:20])
+    found = values(past, "overrun", blind=True, box=None, image=scan())
+    assert found["strange"] == round(3 / 13, 4)
+    assert values(past, "overrun", blind=True, box=None, image=scan(past))["strange"] == 0
+
+
+def test_what_the_image_says_does_not_depend_on_how_it_lies_or_on_the_reference():
+    wide = np.roll(BLOCK, 2, axis=2) | BLOCK
+    turned = Grid(SHAPE[::-1], GRID.affine[:, [2, 1, 0, 3]])
+    here = look.look(Pair(None, wide, GRID, None, scan()))
+    there = look.look(Pair(None, wide.T.copy(), turned, None, scan().transpose(0, 3, 2, 1)))
+    for name, found in judge.components(here, blind=True).items():
+        for component, one in found.items():
+            assert one.value == pytest.approx(judge.components(there, blind=True)[name][component].value, abs=1e-6)
+    known = look.look(Pair(BLOCK, wide, GRID, None, scan()))
+    assert judge.judge(known, blind=True)["leak"].severity == judge.judge(here, blind=True)["leak"].severity
+
+
+def test_without_an_image_other_thresholds_hold():
+    moved = BLOCK.copy()
+    moved[9] = np.roll(BLOCK[9], 2, axis=1)
+    blank, imaged = (judge.judge(seen(moved, image=one), blind=True)["discontinuity"] for one in (None, scan(moved)))
+    assert blank.severity == pytest.approx(blank.value / scale.ALONE["discontinuity"][blank.component])
+    assert imaged.severity == pytest.approx(imaged.value / scale.BLIND["discontinuity"][imaged.component])
+
+
+def test_an_image_of_another_shape_is_refused():
+    with pytest.raises(GridError, match=r"image is \(20, 24, 28\), expected channels and \(20, 24, 28\)"):
+        Pair(None, BLOCK, GRID, None, scan()[0])
 
 
 def test_stairs_are_slices_that_repeat_among_slices_that_change():
@@ -158,9 +247,10 @@ def test_an_unknown_plane_is_said():
 
 
 def test_every_component_has_a_scale():
-    for blind, table in ((False, scale.REFERENCE), (True, scale.BLIND)):
-        found = judge.components(seen(BLOCK), blind=blind)
-        assert {name: set(parts) for name, parts in found.items()} == {n: set(p) for n, p in table.items()}
+    for blind, tables in ((False, [scale.REFERENCE]), (True, [scale.BLIND, scale.ALONE])):
+        found = judge.components(seen(BLOCK, image=scan()), blind=blind)
+        known = {name: set().union(*(table[name] for table in tables)) for name in found}
+        assert {name: set(parts) for name, parts in found.items()} == known
 
 
 def _ball():

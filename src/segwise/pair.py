@@ -83,20 +83,24 @@ class Pair:
         prediction: bool [D, H, W].
         grid: where both lie.
         prompt: what was asked, or None if not known.
+        image: [C, D, H, W] of the scan, or None: only signatures of failure look at it.
 
     Raises:
-        GridError: a mask is not bool or not of the grid's shape.
+        GridError: a mask is not bool or not of the grid's shape, or the image is not.
     """
 
     reference: Array | None
     prediction: Array
     grid: Grid
     prompt: Prompt | None = None
+    image: Array | None = None
 
     def __post_init__(self) -> None:
         for name, mask in (("reference", self.reference), ("prediction", self.prediction)):
             if mask is not None and (mask.dtype != bool or mask.shape != self.grid.shape):
                 raise GridError(f"{name} is {mask.dtype} {mask.shape}, expected bool {self.grid.shape}")
+        if self.image is not None and (self.image.ndim != 4 or self.image.shape[1:] != self.grid.shape):
+            raise GridError(f"image is {self.image.shape}, expected channels and {self.grid.shape}")
 
     @cached_property
     def n_reference(self) -> int:

@@ -209,11 +209,9 @@ class _Scoring:
             for record, both in zip(rounds, pairs, strict=True):
                 if new[metric.spec, record.round]:
                     yield from self._scores(metric, metric.score(both), record, record.round, digest)
-        if not self._volume:
-            self._volume.append(self.case.volume())
         assert pairs[-1].reference is not None
         more = flagged.flagged(rounds[-1], pairs[-1])
-        crops.write(self.run, rounds[-1], self._volume[0], pairs[-1].reference, pairs[-1].prediction, more)
+        crops.write(self.run, rounds[-1], self._scan(), pairs[-1].reference, pairs[-1].prediction, more)
 
     def _is_new(self, metric: Metric, record: Record, number: int, digest: str) -> bool:
         if metric.card.curve != (number < 0):
@@ -231,8 +229,14 @@ class _Scoring:
         marks = self.marks.get(record.prompt)
         prompt = None if marks is None else Prompt.from_json(marks)
         if ignored is not None:
-            return Pair(reference & ~ignored, prediction & ~ignored, grid, prompt)
-        return Pair(reference, prediction, grid, prompt)
+            reference, prediction = reference & ~ignored, prediction & ~ignored
+        return Pair(reference, prediction, grid, prompt, self._scan().array)
+
+    def _scan(self) -> Volume:
+        """Read once, on first use."""
+        if not self._volume:
+            self._volume.append(self.case.volume())
+        return self._volume[0]
 
     def _scores(
         self, metric: Metric, values: dict[str, float], record: Record, number: int, digest: str

@@ -29,10 +29,11 @@ def failures(gathered: Gathered, place: Mapping[str, int], crops: Crops) -> str:
         return ""
     by_arm = {arm.label: own for arm in arms if (own := [case for case in found if case.arm is arm])}
     lead = (
-        "<p>Five ways to fail, each measured against the reference and, as on a new scan, from the mask and its prompt "
-        "alone. A result is flagged where it goes beyond what good masks reach. These thresholds come from real masks, "
-        f"spoilt in known ways, not from this run: one good mask in twenty is flagged there. {e(_measured())} A target "
-        "counts once: as flagged if most of its draws are. Shares are means over persons, draws averaged first.</p>"
+        "<p>Five ways to fail, each measured against the reference and, as on a new scan, from the mask, its prompt "
+        "and the image. A result is flagged where it goes beyond what good masks reach. These thresholds come from "
+        "real masks, spoilt in known ways, not from this run: one good mask in twenty is flagged there. "
+        f"{e(_measured())} A target counts once: as flagged if most of its draws are. Shares are means over persons, "
+        "draws averaged first.</p>"
     )
     stored = {case.outcome.last.key: case for case in found}
     told = quality.block([case.outcome for case in found], gathered.primary, lambda o: stored[o.last.key].gravest)

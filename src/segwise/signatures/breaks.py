@@ -13,8 +13,6 @@ from scipy import ndimage
 from segwise.geometry import Array
 from segwise.signatures.look import Found, Seen, ends_of
 
-LEAST = 9  # voxels of a slice below which its outline says nothing
-
 
 def with_reference(seen: Seen) -> dict[str, Found]:
     """Components corrected for the reference's own change of shape: only what it does not have itself counts.
@@ -25,16 +23,13 @@ def with_reference(seen: Seen) -> dict[str, Found]:
         odd: share of the mask that disagrees with both neighbouring slices, less that of the reference.
         detour: how much further (in 1 - DSC) two slices are apart by way of the one between them, by area, less that of
             the reference: slices that change in one direction make no detour.
-        jumps: mean second difference of the centroid's distance from the reference's centroid, in mean radii.
-        steps: mean difference between slices of log (area / area of the reference).
         stairs: share of neighbouring slices that hardly differ although others around them do, less the reference's.
     """
     assert seen.reference is not None
-    nothing = np.zeros_like(seen.prediction)
     own = _signs(seen.prediction)
     base = _signs(seen.reference)
     low, high = seen.ends
-    lost = np.zeros_like(nothing)
+    lost = np.zeros_like(seen.prediction)
     lost[low:high] = seen.reference[low:high] & (seen.areas[low:high] == 0)[:, None, None]
     n = max(1, seen.reference_ends[1] - seen.reference_ends[0])
     holes = _holes(seen.prediction) & seen.reference
@@ -42,19 +37,15 @@ def with_reference(seen: Seen) -> dict[str, Found]:
     found["holes"] = Found(float(holes.sum()) / max(1, int(seen.areas.sum())), holes)
     for name in ("odd", "stairs", "detour"):
         found[name] = Found(max(0.0, own[name].value - base[name].value), own[name].where)
-    both = (seen.areas >= LEAST) & (seen.reference_areas >= LEAST)
-    shift = _centroids(seen.prediction, both) - _centroids(seen.reference, both)
-    shift = shift / np.sqrt(max(1.0, float(seen.reference_areas.sum()) / n) / np.pi)
-    found["jumps"] = _second(shift, both, seen.prediction)
-    ratio = np.log(np.maximum(seen.areas, 1) / np.maximum(seen.reference_areas, 1))
-    pair = both[1:] & both[:-1]
-    change = np.abs(np.diff(ratio)) * pair
-    found["steps"] = Found(float(change.sum()) / max(1, int(pair.sum())), _at(seen.prediction, change))
     return found
 
 
 def without(seen: Seen) -> dict[str, Found]:
-    """The same from the mask alone; steps are the second differences of log area."""
+    """The same from the mask and the image: with an image, odd counts only what the tissue contradicts as well.
+
+    A voxel that only this slice has counts if its tissue is rather that of the surroundings, one that only this slice
+    lacks if it is rather the core's.
+    """
     mask, areas = seen.prediction, seen.areas
     low, high = seen.ends
     empty = np.zeros(len(areas), dtype=bool)
@@ -66,10 +57,9 @@ def without(seen: Seen) -> dict[str, Found]:
     found["gaps"] = Found(float(empty.sum()) / max(1, high - low), gone if empty.any() else np.zeros_like(mask))
     holes = _holes(mask)
     found["holes"] = Found(float(holes.sum()) / max(1, int(areas.sum())), holes)
-    enough = areas >= LEAST
-    radius = np.sqrt(areas[areas > 0].mean() / np.pi) if areas.any() else 1.0
-    found["jumps"] = _second(_centroids(mask, enough) / radius, enough, mask)
-    found["steps"] = _second(np.log(np.maximum(areas, 1))[:, None], enough, mask)
+    if seen.sight is not None and seen.sight.core is not None:
+        odd = found["odd"].where & (mask != seen.framed(seen.sight.core))
+        found["odd"] = Found(float(odd.sum()) / max(1, int(areas.sum())), odd)
     return found
 
 
@@ -119,22 +109,6 @@ def _holes(mask: Array) -> Array:
     for i in np.flatnonzero(mask.any(axis=(1, 2))):
         found[i] = ndimage.binary_fill_holes(mask[i]) & ~mask[i]
     return found
-
-
-def _centroids(mask: Array, there: Array) -> Array:
-    """float64 [N, 2] centre of mass of each slice in voxels; 0 where it is not asked for."""
-    areas = np.maximum(mask.sum(axis=(1, 2)), 1)
-    rows = (mask.sum(axis=2) * np.arange(mask.shape[1])).sum(axis=1) / areas
-    columns = (mask.sum(axis=1) * np.arange(mask.shape[2])).sum(axis=1) / areas
-    return np.stack([rows, columns], axis=1) * there[:, None]
-
-
-def _second(values: Array, there: Array, mask: Array) -> Found:
-    """Mean length of the second differences [N, K] by area, over slices that are there with both neighbours."""
-    inner = there[1:-1] & there[:-2] & there[2:]
-    bent = np.linalg.norm(values[2:] - 2 * values[1:-1] + values[:-2], axis=1) * inner
-    weight = mask[1:-1].sum(axis=(1, 2)) * inner
-    return Found(float((bent * weight).sum()) / max(1.0, float(weight.sum())), _at(mask, bent))
 
 
 def _at(mask: Array, by_slice: Array, low: int = 0) -> Array:

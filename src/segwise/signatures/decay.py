@@ -6,10 +6,13 @@ section 6) and the survey arXiv 2506.10825 names it; the components are our own.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
+from scipy import ndimage
 
 from segwise.geometry import Array
 from segwise.signatures.look import Found, Seen, ends_of
+from segwise.signatures.sight import WELL, Sight
 
 
 def with_reference(seen: Seen) -> dict[str, Found]:
@@ -43,7 +46,7 @@ def with_reference(seen: Seen) -> dict[str, Found]:
 
 
 def without(seen: Seen) -> dict[str, Found]:
-    """Components of the mask and its prompt.
+    """Components of the mask, its prompt and the image.
 
     Returns:
         lost: share of the prompt's slices beyond the mask's ends; 1 for an empty mask that a box asked for; 0 unless
@@ -55,11 +58,18 @@ def without(seen: Seen) -> dict[str, Found]:
         waning: the same over the mask's own range, where the range was not told.
         ragged: how much more compact (4 pi area / outline²) its slices are near the prompt than in the farthest third
             on a side, the worse of both.
+        farther: share of the outline whose edge lies well outside of it, in the farthest quarter of the slices on a
+            side less near the middle (near a box on one slice: near that).
+        goes_on: share of an end slice beyond which two slices look like the core, times the root of its share of the
+            largest area: organs taper.
+        gnawed: share of tissue like the core in what a closing by two voxels adds, in the farthest third of the slices
+            on a side less near the middle.
+        The last three are 0 without an image.
     """
     nothing = Found(0.0, np.zeros_like(seen.prediction))
     if not seen.areas.any():
         gone = Found(float(seen.box is not None), nothing.where)
-        return {"lost": gone, "short": gone, "fading": nothing, "waning": nothing, "ragged": nothing}
+        return {"lost": gone, "short": gone, "fading": nothing, "waning": nothing, "ragged": nothing, **_seen(seen)}
     shares = [_unreached(seen, axis) for axis in range(3)] if seen.box is not None else [0.0, 0.0, 0.0]
     fading = _fading(seen)
     return {
@@ -68,7 +78,76 @@ def without(seen: Seen) -> dict[str, Found]:
         "fading": fading if seen.is_long else nothing,
         "waning": nothing if seen.is_long else fading,
         "ragged": _ragged(seen),
+        **_seen(seen),
     }
+
+
+def _seen(seen: Seen) -> dict[str, Found]:
+    """What the image says; all 0 without one."""
+    found = dict.fromkeys(("farther", "goes_on", "gnawed"), Found(0.0, np.zeros_like(seen.prediction)))
+    if seen.sight is None:
+        return found
+    places, steps = seen.sight.outline
+    if len(places):
+        outside = np.zeros_like(seen.prediction)
+        outside[tuple(places.T)] = steps >= WELL
+        there = np.bincount(places[:, 0], minlength=len(outside))
+        found["farther"] = _farther(seen, outside, there, part=4)
+    if seen.sight.core is not None:
+        found["goes_on"] = _goes_on(seen, seen.sight)
+        gaps = seen.framed(_closed(seen.sight.mask) & seen.sight.core)
+        found["gnawed"] = _farther(seen, gaps, seen.areas + gaps.sum(axis=(1, 2)), part=3)
+    return found
+
+
+def _farther(seen: Seen, wrong: Array, n: Array, *, part: int) -> Found:
+    """How much more is wrong in the farthest part of the slices on a side than near the middle or the prompt.
+
+    bool [N, H, W], and [N] how many could be wrong by slice; one of `part` parts.
+    """
+    low, high = seen.ends
+    share = wrong.sum(axis=(1, 2))[low:high] / np.maximum(n[low:high], 1)
+    middle = (high - low - 1) / 2 if seen.start is None or seen.is_long else seen.start - low
+    away = np.arange(high - low) - middle
+    near = np.abs(away) <= max(1.0, (high - low) / 6)
+    most, where = 0.0, np.zeros_like(wrong)
+    for side in (-1, 1) if near.any() else ():
+        far = np.argsort(away * side, kind="stable")[-max(1, (high - low) // part) :]
+        more = float(share[far].mean() - share[near].mean())
+        if more > most:
+            most = more
+            where[:] = False
+            where[low + far] = wrong[low + far]
+    return Found(most, where)
+
+
+def _goes_on(seen: Seen, sight: Sight) -> Found:
+    """Share of an end slice whose next two slices look like the core, by the root of its share of the largest area."""
+    assert sight.core is not None
+    areas = sight.mask.sum(axis=(1, 2))
+    low, high = ends_of(areas)
+    most, where = 0.0, np.zeros_like(sight.mask)
+    for end, step in ((high - 1, 1), (low, -1)):
+        inner = ndimage.binary_erosion(sight.mask[end])
+        there = inner if inner.sum() >= 6 else sight.mask[end]
+        shares = []
+        for i in (end + step, end + 2 * step):
+            if not 0 <= i < len(areas) or np.array_equal(sight.image[:, i], sight.image[:, i - step]):
+                break  # the image ends here, or is filled up with copies
+            shares.append(float(sight.core[i][there].mean()))
+        if len(shares) == 2 and (share := min(shares) * float(np.sqrt(there.sum() / areas.max()))) > most:
+            most = share
+            where[:] = False
+            where[end] = sight.mask[end]
+    return Found(most, seen.framed(where))
+
+
+def _closed(mask: Array) -> Array:
+    """bool [n, h, w]: what a closing by two voxels adds to each slice."""
+    disc = (np.hypot(*np.mgrid[-2:3, -2:3]) <= 2.5).astype(np.uint8)
+    wide = np.pad(mask, ((0, 0), (3, 3), (3, 3))).astype(np.uint8)
+    closed = np.stack([cv2.morphologyEx(one, cv2.MORPH_CLOSE, disc) for one in wide])[:, 3:-3, 3:-3]
+    return np.asarray(closed.astype(bool) & ~mask)
 
 
 def _ragged(seen: Seen) -> Found:

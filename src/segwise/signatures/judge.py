@@ -63,7 +63,7 @@ class Judged:
     Attributes:
         seen: its slices.
         reference: by signature, {} without a reference.
-        blind: by signature, from mask and prompt alone.
+        blind: by signature, from mask, prompt and image.
     """
 
     seen: Seen
@@ -95,9 +95,9 @@ def judge(seen: Seen, *, blind: bool) -> dict[str, Verdict]:
 
     Args:
         seen: of a pair; with a reference unless blind.
-        blind: look at prediction and prompt only.
+        blind: look at prediction, prompt and image only.
     """
-    scales = scale.BLIND if blind else scale.REFERENCE
+    scales = scale.REFERENCE if not blind else scale.BLIND if seen.sight is not None else scale.ALONE
     return {name: _worst(found, scales[name]) for name, found in components(seen, blind=blind).items()}
 
 

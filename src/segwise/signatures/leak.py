@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from segwise.geometry import Array
 from segwise.signatures.look import Found, Seen, ends_of
+from segwise.signatures.sight import WELL
 
 WIDER = 0.25  # of the size of a box on one slice, on each side: how far the target may reach on other slices
+NEAR = (1, 2, 2)  # standard deviations of what is near, in slices, rows and columns
 
 
 def with_reference(seen: Seen) -> dict[str, Found]:
@@ -40,7 +43,7 @@ def with_reference(seen: Seen) -> dict[str, Found]:
 
 
 def without(seen: Seen) -> dict[str, Found]:
-    """Components from the mask and its prompt.
+    """Components from the mask, its prompt and the image.
 
     Returns:
         beyond: share of the mask outside the rows and columns of a box over several slices.
@@ -50,15 +53,51 @@ def without(seen: Seen) -> dict[str, Found]:
         wide: share of the mask outside that slice's box, widened by a quarter of its size, on any slice.
         burst: area that appears from one slice to the next further than two voxels (and than the slices are apart) from
             what was there, in mean areas, the most over both directions: organs widen, leaks open.
+        inner: voxels that the image's edges lie within the outline, on average.
+        place: share of edges well within the outline where most of them are, at the tenth of its places with most.
+        foreign: 1 less how much more likely the core's tissue is than that of the surroundings (log ratio, averaged
+            nearby), at the tenth of the mask where it is least.
         Outside begins where a loosely drawn face could be (`LOOSE_MM`). The first three are 0 without a box over
-        several slices, the next two without a box on one slice.
+        several slices, the next two without a box on one slice, the last three without an image.
     """
     nothing = np.zeros_like(seen.prediction)
     found = dict.fromkeys(("beyond", "over", "filled", "slice", "wide"), Found(0.0, nothing))
     total = int(seen.areas.sum())
     if seen.box is not None and total:
         found |= _long(seen, total) if seen.is_long else _flat(seen, total)
-    return found | {"burst": _burst(seen)}
+    return found | {"burst": _burst(seen), **_seen(seen)}
+
+
+def _seen(seen: Seen) -> dict[str, Found]:
+    """What the image says; all 0 without one."""
+    nothing = np.zeros_like(seen.prediction)
+    found = dict.fromkeys(("inner", "place", "foreign"), Found(0.0, nothing))
+    if seen.sight is None:
+        return found
+    places, steps = seen.sight.outline
+    if len(places):
+        within = nothing.copy()
+        within[tuple(places.T)] = steps <= -WELL
+        found["inner"] = Found(float(np.clip(-steps, 0, None).mean()), within)
+        found["place"] = Found(float(np.quantile(_near(steps <= -WELL, places), 0.9)), within)
+    like = seen.sight.likeness
+    if like is not None:
+        mask = seen.sight.mask
+        share = ndimage.gaussian_filter(mask.astype(np.float32), NEAR)
+        local = ndimage.gaussian_filter(like * mask, NEAR) / np.maximum(share, 1e-3)
+        least = float(np.quantile(local[mask], 0.1))
+        found["foreign"] = Found(max(0.0, 1 - least), seen.framed(mask & (local <= least)))
+    return found
+
+
+def _near(wrong: Array, places: Array) -> Array:
+    """float64 [P]: share of wrong places among those near each of the places [P, 3] of an outline."""
+    low = places.min(axis=0)
+    there, many = (np.zeros(places.max(axis=0) - low + 1) for _ in range(2))
+    at = tuple((places - low).T)
+    there[at], many[at] = wrong, 1
+    share = ndimage.gaussian_filter(there, NEAR) / np.maximum(ndimage.gaussian_filter(many, NEAR), 1e-6)
+    return np.asarray(share[at])
 
 
 def _long(seen: Seen, total: int) -> dict[str, Found]:

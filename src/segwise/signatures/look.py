@@ -12,6 +12,8 @@ from scipy import ndimage
 from segwise.errors import SpecError
 from segwise.geometry import Array, bounds
 from segwise.pair import Pair
+from segwise.signatures import sight as sights
+from segwise.signatures.sight import Sight
 
 PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}  # slices, rows, columns
 TOLERANCE_MM = 2.0  # how far beyond the reference still counts as its border; at least one voxel in the slice
@@ -34,6 +36,7 @@ class Seen:
         axis: of the file's array that the slices lie along.
         low: [3] index of the cut's first voxel in the moved array.
         voxel_ml: volume of a voxel.
+        sight: the image around the prediction, or None without an image or a prediction.
     """
 
     prediction: Array
@@ -45,6 +48,7 @@ class Seen:
     axis: int
     low: tuple[int, int, int]
     voxel_ml: float
+    sight: Sight | None = None
 
     @cached_property
     def areas(self) -> Array:
@@ -84,6 +88,16 @@ class Seen:
         away = edt.edt(~np.ascontiguousarray(self.reference), anisotropy=self.spacing_mm, parallel=1)
         return np.asarray(self.reference | (away <= reach)) if self.reference.any() else self.reference
 
+    def framed(self, values: Array) -> Array:
+        """[N, H, W]: an array [n, h, w] of `sight` in this frame; 0 beyond."""
+        assert self.sight is not None
+        found = np.zeros(self.prediction.shape, dtype=values.dtype)
+        low = np.array(self.sight.low)
+        first, last = np.maximum(low, 0), np.minimum(low + values.shape, found.shape)
+        here = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+        found[here] = values[tuple(slice(a, b) for a, b in zip(first - low, last - low, strict=True))]
+        return found
+
     def place(self, mask: Array) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
         """(slice, low, high) in the file's array order of what is true: its fullest slice and its half-open box.
 
@@ -102,7 +116,7 @@ def look(pair: Pair, *, plane: str = "axial") -> Seen:
     """The slices of a pair.
 
     Args:
-        pair: reference or None, prediction, grid, prompt or None.
+        pair: reference or None, prediction, grid, prompt or None, image or None.
         plane: "axial", "coronal" or "sagittal": whose slices count as neighbours.
 
     Raises:
@@ -121,6 +135,11 @@ def look(pair: Pair, *, plane: str = "axial") -> Seen:
     low, high = bounds(both) or ((0, 0, 0), (0, 0, 0))
     cut = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     box = _hull(pair, axis, low)
+    there = None if pair.image is None else bounds(prediction)
+    sight = None
+    if pair.image is not None and there is not None:
+        corners = np.array(there[0]), np.array(there[1])
+        sight = sights.of(np.moveaxis(pair.image, axis + 1, 1), prediction, corners, [v - 1 for v in low])
     return Seen(
         prediction=np.pad(prediction[cut], 1),
         reference=None if reference is None else np.pad(reference[cut], 1),
@@ -131,6 +150,7 @@ def look(pair: Pair, *, plane: str = "axial") -> Seen:
         axis=axis,
         low=(low[0] - 1, low[1] - 1, low[2] - 1),
         voxel_ml=pair.voxel_ml,
+        sight=sight,
     )
 
 

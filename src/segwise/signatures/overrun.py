@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from segwise.geometry import Array
-from segwise.signatures.look import Found, Seen
+from segwise.signatures.look import Found, Seen, ends_of
 
 ALIKE = 0.9  # DSC of neighbouring slices of a tail
 STEADY = 0.25  # the area of a tail stays within this share of its last slice's
@@ -35,13 +35,15 @@ def with_reference(seen: Seen) -> dict[str, Found]:
 
 
 def without(seen: Seen) -> dict[str, Found]:
-    """Components of the mask and its prompt.
+    """Components of the mask, its prompt and the image.
 
     Returns:
         past: slices painted beyond the prompt's range (its ends as loose as `LOOSE_MM`), in its extents, the worse of
             the two ends; 0 unless boxes span several slices.
         volume: their volume as a share of the mask.
         tail: share of the mask's slices in the longest run at an end over which area and outline hardly change.
+        strange: share of the mask's slices in the longest run at an end of slices of which less than half looks like
+            the mask's core; 0 without an image.
     """
     where = np.zeros_like(seen.prediction)
     found = {"past": Found(0.0, where), "volume": Found(0.0, where)}
@@ -55,7 +57,25 @@ def without(seen: Seen) -> dict[str, Found]:
             "past": Found(n_past / n, where),
             "volume": Found(float(where.sum()) / float(seen.areas.sum()), where),
         }
-    return found | {"tail": _tail(seen)}
+    return found | {"tail": _tail(seen), "strange": _strange(seen)}
+
+
+def _strange(seen: Seen) -> Found:
+    where = np.zeros_like(seen.prediction)
+    if seen.sight is None or seen.sight.core is None:
+        return Found(0.0, where)
+    low, high = seen.ends
+    mask, areas = seen.prediction[low:high], seen.areas[low:high]
+    familiar = (mask & seen.framed(seen.sight.core)[low:high]).sum(axis=(1, 2)) >= areas / 2
+    first, last = ends_of(familiar & (areas > 0))
+    if not last:
+        return Found(0.0, where)
+    before, after = first, high - low - last
+    if before >= after:
+        where[low : low + before] = mask[:before]
+    if after >= before:
+        where[high - after : high] = mask[len(mask) - after :]
+    return Found(max(before, after) / (high - low), where)
 
 
 def _run(areas: Array) -> int:

@@ -14,30 +14,21 @@ Scales = Mapping[str, Mapping[str, float]]  # signature -> component -> value th
 
 REFERENCE: Scales = {
     "leak": {"outside": 0.0744, "beside": 0.196, "excess": 0.174},
-    "discontinuity": {
-        "gaps": 0.0697,
-        "holes": 0.0115,
-        "odd": 0.0549,
-        "stairs": 0.0696,
-        "detour": 0.053,
-        "jumps": 0.667,
-        "steps": 0.276,
-    },
+    "discontinuity": {"gaps": 0.0697, "holes": 0.0115, "odd": 0.0549, "stairs": 0.0696, "detour": 0.053},
     "hallucination": {"apart": 0.005},
     "overrun": {"past": 0.143, "volume": 0.0512},
     "decay": {"lost": 0.005, "falling": 0.379},
 }
-BLIND: Scales = {
+BLIND: Scales = {  # with mask, prompt and image
+    "leak": {"beyond": 0.0109, "slice": 0.127, "inner": 0.558, "place": 0.519, "foreign": 1.56},
+    "discontinuity": {"odd": 0.0851, "stairs": 0.182, "detour": 0.284, "gaps": 0.0556, "holes": 0.045},
+    "hallucination": {"astray": 0.005, "aside": 0.484, "crumbs": 0.0685, "pieces": 1.39, "rough": 0.919},
+    "overrun": {"past": 0.167, "volume": 0.0173, "tail": 0.5, "strange": 0.333},
+    "decay": {"lost": 0.005, "fading": 0.806, "farther": 0.466, "goes_on": 0.376, "gnawed": 0.0639},
+}
+ALONE: Scales = {  # with mask and prompt
     "leak": {"beyond": 0.0109, "over": 0.0417, "filled": 0.516, "slice": 0.127, "wide": 0.605, "burst": 0.829},
-    "discontinuity": {
-        "odd": 0.248,
-        "stairs": 0.182,
-        "detour": 0.284,
-        "gaps": 0.0556,
-        "holes": 0.045,
-        "jumps": 1.02,
-        "steps": 0.917,
-    },
+    "discontinuity": {"odd": 0.248, "stairs": 0.182, "detour": 0.284, "gaps": 0.0556, "holes": 0.045},
     "hallucination": {"astray": 0.005, "aside": 0.484, "crumbs": 0.0685, "pieces": 1.39, "rough": 0.919},
     "overrun": {"past": 0.125, "volume": 0.0145, "tail": 0.5},
     "decay": {"lost": 0.005, "short": 0.0701, "fading": 0.806, "waning": 0.767, "ragged": 0.43},
