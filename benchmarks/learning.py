@@ -1,7 +1,7 @@
 """Is learning real? Specialists and adapters on generated persons of a family that nothing was trained on.
 
     python benchmarks/learning.py OUT [--models unet,resenc,…] [--steps 500] [--tuned 200] [--csv FILE]
-    python benchmarks/learning.py OUT --exchanged | --mirrored
+    python benchmarks/learning.py OUT --exchanged | --moved
 
 Torsos of 44 x 48 x 64 voxels: 10 persons to learn from, 2 for the learning curve, 6 to test on, five organs each. Every
 model gets the same few steps (segresnet, which learns slowest, twice as many), and must beat on the test persons: its
@@ -9,8 +9,9 @@ own start (the untrained net, or the generalist as it came), the position prior 
 threshold that is best on them) and the best band of intensity (chosen on the training persons, inside the prior's
 reach). --exchanged gives every person the labels of another one. Persons of a family are alike, so these are noisy
 labels rather than wrong ones (DSC .34 to the right ones), and a net that sees the image averages some of the noise
-away; --mirrored also turns them over along axes drawn for each person, which leaves nothing to learn but where organs
-lie: a net must not beat the prior then. Trainings that are there are taken as they are.
+away; --moved also moves them around by distances drawn for each person (what leaves on one side comes back on the
+other), after which they have nothing to do with the image: a net must not beat the prior then. Trainings that are there
+are taken as they are.
 """
 
 from __future__ import annotations
@@ -46,17 +47,17 @@ ADAPTED = tuple(
 )
 
 
-def people(root: Path, *, exchanged: bool, mirrored: bool) -> None:
-    """Write the persons, as the demonstration does; with their labels exchanged in a circle, and mirrored."""
-    turns = np.random.default_rng(FIRST).integers(2, size=(LEARNED, 3), dtype=bool)
+def people(root: Path, *, exchanged: bool, moved: bool) -> None:
+    """Write the persons, as the demonstration does; with their labels exchanged in a circle, and moved."""
+    steps = np.random.default_rng(FIRST).random((LEARNED, 3))
     n = LEARNED + CURVE + TESTED
     scans = [ct(torso(FIRST + i, spacing_mm=2.2), FIRST + i, spacing_mm=SPACING_MM) for i in range(n)]
     shape = tuple(min(scan.labels.shape[axis] for scan in scans) for axis in range(3))
     for i, scan in enumerate(scans):
         donor = scans[(i + 1) % LEARNED] if exchanged and i < LEARNED else scan
         labels = donor.labels[_low(donor, shape)] if exchanged else scan.labels
-        if mirrored and i < LEARNED:
-            labels = np.ascontiguousarray(np.flip(labels, np.flatnonzero(turns[i])))
+        if moved and i < LEARNED:
+            labels = np.roll(labels, (steps[i] * labels.shape).astype(int), axis=(0, 1, 2))
         mine = scan if not exchanged else Scan(_cut(scan.volume, shape), labels, donor.names)
         write_scan(root / f"person_{i:02d}", mine, FIRST + i)
 
@@ -100,13 +101,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500, help="of a specialist")
     parser.add_argument("--tuned", type=int, default=200, help="of an adapter")
     parser.add_argument("--exchanged", action="store_true", help="every person with the labels of another one")
-    parser.add_argument("--mirrored", action="store_true", help="and these turned over")
+    parser.add_argument("--moved", action="store_true", help="and these moved around")
     parser.add_argument("--csv", type=Path, help="every value, one a line")
     given = parser.parse_args()
-    given.exchanged |= given.mirrored
-    data = given.out / ("mirrored" if given.mirrored else "exchanged" if given.exchanged else "people")
+    given.exchanged |= given.moved
+    data = given.out / ("moved" if given.moved else "exchanged" if given.exchanged else "people")
     if not data.is_dir():
-        people(data, exchanged=given.exchanged, mirrored=given.mirrored)
+        people(data, exchanged=given.exchanged, moved=given.moved)
     _, cases = inventory.find(data)
     cases.sort(key=lambda case: case.id)
     learned, test = cases[:LEARNED], cases[LEARNED + CURVE :]

@@ -90,6 +90,25 @@ def test_compare_runs_to_a_report_and_resumes(segwise, dataset, tmp_path):
     assert statuses == {"done", "skipped"}
 
 
+def test_encoded_scans_are_kept_for_other_runs(segwise, dataset, tmp_path):
+    words = ("compare", dataset, "-m", "sam(size=nano)", "-p", "box2d", "-t", "liver", "--metric", "overlap")
+    kept = tmp_path / "kept" / "features"
+    for name, n in (("one", 0), ("two", 1)):
+        before = {path: path.stat().st_ino for path in kept.glob("*.npz")}
+        assert bool(before) == bool(n)
+        assert segwise(*words, "-o", tmp_path / name, "--features", kept)[0] == 0
+        assert not n or {path: path.stat().st_ino for path in kept.glob("*.npz")} == before  # none was made again
+    assert (tmp_path / "two" / "report.html").is_file()
+
+
+def test_encoded_scans_need_a_folder_to_lie_in(segwise, dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    words = ("compare", dataset, "-m", "box-fill", "-p", "box3d", "-o", tmp_path / "run")
+    code, _, err = segwise(*words, "--features", tmp_path / "file")
+    assert code == 2 and "encoded scans cannot be kept in" in err and "give another one" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_export_formats_hold_the_same_rows(segwise, dataset, tmp_path):
     compared(segwise, dataset, tmp_path / "run")
     lines = [json.loads(line) for line in segwise("export", tmp_path / "run", "--format", "jsonl")[1].splitlines()]

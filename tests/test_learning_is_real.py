@@ -41,5 +41,5 @@ def test_a_small_budget_beats_all_three_baselines(tmp_path, model):
 
 @pytest.mark.parametrize("model", NETS)
 def test_labels_of_somebody_else_teach_no_more_than_where_organs_lie(tmp_path, model):
-    found = run(tmp_path, model, "--mirrored")
+    found = run(tmp_path, model, "--moved")
     assert found[model] <= found["position prior"] + CHANCE, found

@@ -135,11 +135,15 @@ def run(
     workers: int = 1,
     progress: Tick | None = None,
     command: Sequence[str] = (),
+    features: Path | None = None,
 ) -> Path:
-    """Run what a preview found, score it, and write the report; the report's path. Called again it resumes."""
+    """Run what a preview found, score it, and write the report; the report's path. Called again it resumes.
+
+    `features`: folder where encoded scans are kept between runs, or None.
+    """
     if found.plan.scenario:
         scenario.read(found.plan.scenario)  # a wrong one is told before anything is computed
-    experiments.run(found, out, workers=workers, progress=progress, command=command)
+    experiments.run(found, out, workers=workers, progress=progress, command=command, features=features)
     return report(out)
 
 

@@ -53,6 +53,13 @@ RunOut = Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the 
 Workers = Annotated[
     int, typer.Option(min=1, help="Processes that run tasks, and trainings of a study; each loads its own model.")
 ]
+Features = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder where encoded scans are kept, so that another run on the same scans need not encode them again "
+        "(up to 20 GiB; the seconds of encoding are reported as if there were none)."
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -230,6 +237,7 @@ def compare(
     out: RunOut = None,
     layout: Layout = None,
     workers: Workers = 1,
+    features: Features = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many tasks and what is left out.")] = False,
 ) -> None:
     """Compare models on the same cases with the same prompts, and write a report. Repeat to resume."""
@@ -243,7 +251,7 @@ def compare(
         metrics=tuple(metric or ()),
         seeds=seeds,
     )
-    _experiment(plan, data, out, layout=layout, workers=workers, dry_run=dry_run)
+    _experiment(plan, data, out, layout=layout, workers=workers, features=features, dry_run=dry_run)
 
 
 @app.command()
@@ -259,6 +267,7 @@ def run(
     out: RunOut = None,
     layout: Layout = None,
     workers: Workers = 1,
+    features: Features = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many tasks and what is left out.")] = False,
 ) -> None:
     """Run a plan on a data set, and write a report; a study trains its models first. Repeat to resume."""
@@ -266,12 +275,12 @@ def run(
 
     found = api.read_plan(plan)
     if found.study is not None:
-        studied(found, data or [], out, layout=layout, workers=workers, dry_run=dry_run)
+        studied(found, data or [], out, layout=layout, workers=workers, features=features, dry_run=dry_run)
         return
     data = data or generated(found, out)
     if not data:
         raise SpecError(f"{plan} compares on your data: give --data FOLDER")
-    _experiment(found, data, out, layout=layout, workers=workers, dry_run=dry_run)
+    _experiment(found, data, out, layout=layout, workers=workers, features=features, dry_run=dry_run)
 
 
 @app.command()
@@ -313,7 +322,14 @@ def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Folder o
 
 
 def _experiment(
-    plan: Plan, data: Path | list[Path], out: Path | None, *, layout: str | None, workers: int, dry_run: bool
+    plan: Plan,
+    data: Path | list[Path],
+    out: Path | None,
+    *,
+    layout: str | None,
+    workers: int,
+    features: Path | None,
+    dry_run: bool,
 ) -> None:
     from segwise import api
 
@@ -324,7 +340,7 @@ def _experiment(
     if dry_run or out is None:
         return
     with screen.progress() as tick:
-        path = api.run(preview, out, workers=workers, progress=tick, command=tuple(sys.argv[1:]))
+        path = api.run(preview, out, workers=workers, features=features, progress=tick, command=tuple(sys.argv[1:]))
     compared([preview], out, path)
 
 

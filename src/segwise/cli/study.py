@@ -39,7 +39,16 @@ def generated(plan: Plan, out: Path | None) -> list[Path]:
     return list(dict.fromkeys(made))
 
 
-def studied(plan: Plan, data: list[Path], out: Path | None, *, layout: str | None, workers: int, dry_run: bool) -> None:
+def studied(
+    plan: Plan,
+    data: list[Path],
+    out: Path | None,
+    *,
+    layout: str | None,
+    workers: int,
+    features: Path | None,
+    dry_run: bool,
+) -> None:
     """Train what is not trained yet, compare on the subjects that were left out, write the report.
 
     Trained on the first data set; all cases of the others are tested.
@@ -82,7 +91,9 @@ def studied(plan: Plan, data: list[Path], out: Path | None, *, layout: str | Non
         previews.append(api.preview(one, data, layout=layout))
         screen.preview(previews[-1])
         with screen.progress() as tick:
-            path = api.run(previews[-1], out, workers=workers, progress=tick, command=tuple(sys.argv[1:]))
+            path = api.run(
+                previews[-1], out, workers=workers, features=features, progress=tick, command=tuple(sys.argv[1:])
+            )
     compared(previews, out, path)
 
 

@@ -7,6 +7,7 @@ compare.run(preview, "runs/mine")            # predict what is not done yet, the
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -177,8 +178,10 @@ def run(
 
     Raises:
         WeightsError: models whose weights are missing, all of them together, before anything is computed.
-        RunError: the folder is not a run, or another process is writing it.
+        RunError: the folder is not a run, or another process is writing it; features cannot be kept where they should.
     """
+    if features is not None:
+        _writable(features)
     with Run.write(out) as store:
         records = store.records()
         todo = _pending(found, records)
@@ -197,6 +200,18 @@ def run(
         scoring.score(store, progress=progress)
         store.compact()
     return Path(out)
+
+
+def _writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise RunError(
+            f"encoded scans cannot be kept in {folder} ({why}); expected a folder to write to: give another one"
+        ) from error
 
 
 def compare(
