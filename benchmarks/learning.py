@@ -47,7 +47,7 @@ ADAPTED = tuple(
 )
 
 
-def people(root: Path, *, exchanged: bool, moved: bool) -> None:
+def people(root: Path, *, exchanged: bool = False, moved: bool = False) -> None:
     """Write the persons, as the demonstration does; with their labels exchanged in a circle, and moved."""
     steps = np.random.default_rng(FIRST).random((LEARNED, 3))
     n = LEARNED + CURVE + TESTED

@@ -1,7 +1,7 @@
 """What is pre-training worth where labels are few, and which mask ratio and target?
 
     python benchmarks/pretraining.py OUT [--model SPEC] [--seeds 2] [--before 400] [--steps 200] [--batch 1]
-        [--labelled 1] [--scans DIR] [--csv FILE] [--minutes M]
+        [--labelled 1] [--ratios 0.4,0.6,0.8] [--targets voxels,normalised] [--scans DIR] [--csv FILE] [--minutes M]
 
 The persons of `learning.py`: twelve without labels to pre-train on, of whom one in ten (one person, another for every
 seed) has labels to learn from, and six to test on. Arms: the net from scratch, and from an encoder pre-trained at each
@@ -35,7 +35,7 @@ from segwise.weights import pretrained
 
 MODEL = "unetr(features=8, heads=4, mlp=192, width=96)"
 VOXELS = 32 * 48 * 64  # of a patch at most
-RATIOS, TARGETS = (0.4, 0.6, 0.8), ("voxels", "normalised")
+RATIOS, TARGETS = "0.4,0.6,0.8", "voxels,normalised"
 SCRATCH = "from scratch"
 Scores = dict[tuple[str, str, int], float]  # (subject, organ, seed) -> score
 
@@ -86,7 +86,7 @@ class Runs:
     def __init__(self, given: argparse.Namespace) -> None:
         self.given, self.out, self.data = given, given.out, given.out / "people"
         if not (self.out / "people-done").is_file():
-            people(self.data, exchanged=False)
+            people(self.data)
             (self.out / "people-done").touch()
         _, cases = inventory.find(self.data)
         cases.sort(key=lambda case: case.id)
@@ -154,6 +154,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--ratios", default=RATIOS, help="of what is hidden")
+    parser.add_argument("--targets", default=TARGETS)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--before", type=int, default=400, help="steps of pre-training")
     parser.add_argument("--steps", type=int, default=200, help="steps on labels")
@@ -163,21 +165,22 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing new after so long")
     parser.add_argument("--csv", type=Path)
     given = parser.parse_args()
+    ratios, targets = [float(text) for text in given.ratios.split(",")], given.targets.split(",")
     until, runs = time.monotonic() + 60 * given.minutes, Runs(given)
     arms: dict[str, Scores] = {SCRATCH: {}}
     for seed in range(given.seeds):
-        for ratio in RATIOS:
-            for target in TARGETS:
+        for ratio in ratios:
+            for target in targets:
                 if time.monotonic() >= until:
                     print("the time is over: repeat to go on")
                     return
                 start, name = runs.encoder(ratio, target, seed), f"{ratio} {target}"
                 arms.setdefault(name, {}).update(runs.tuned(name, start, seed, taken=True))
         if given.scans:
-            name = f"{RATIOS[-1]} {TARGETS[0]}, scans too"
-            start = runs.encoder(RATIOS[-1], TARGETS[0], seed, scans=True)
+            name = f"{ratios[-1]} {targets[0]}, scans too"
+            start = runs.encoder(ratios[-1], targets[0], seed, scans=True)
             arms.setdefault(name, {}).update(runs.tuned(name.replace(",", ""), start, seed, taken=True))
-        start = runs.encoder(RATIOS[0], TARGETS[0], seed)
+        start = runs.encoder(ratios[0], targets[0], seed)
         arms[SCRATCH].update(runs.tuned(SCRATCH, start, seed, taken=False))
     wrote(given.csv, against(arms, SCRATCH, "DSC"))
 
