@@ -389,3 +389,40 @@ def test_progress_in_a_log_has_no_estimate_where_a_count_begins(monkeypatch, cap
         "1  slices of the coronal plane, segmenting",
         "2  slices of the coronal plane, segmenting",
     ]
+
+
+def test_progress_says_what_is_expected_of_the_rest_and_what_nobody_timed(monkeypatch, capsys):
+    from segwise.cli import show
+
+    clock = iter([0.0, 11.0, 23.0, 40.0, 60.0])
+    monkeypatch.setattr(show.time, "monotonic", lambda: next(clock))
+    with show.progress() as tick:
+        tick(1, 9, "a on one")
+        tick.expect(33.0, 5)
+        tick(2, 9, "a on two")
+        tick.expect(240.0, 0)
+        tick(3, 9, "b on one")
+        tick(1, 4, "scoring one")
+    assert capsys.readouterr().err.splitlines() == [
+        "1/9  about 88 s left  a on one",
+        "2/9  about 33 s left and 5 of a kind that none is timed of yet  a on two",
+        "3/9  about 240 s left  b on one",
+        "1/4  scoring one",
+    ]
+
+
+def test_the_rest_takes_as_long_as_tasks_of_its_kind(monkeypatch):
+    from types import SimpleNamespace
+
+    from segwise.evaluate import pace
+
+    clock = iter([0.0, 2.0, 6.0, 36.0])
+    monkeypatch.setattr(pace.time, "monotonic", lambda: next(clock))
+    fast, slow = (SimpleNamespace(model=name, prompter="box3d") for name in ("fast", "slow"))
+    times = pace.Pace([fast, fast, fast, slow, slow])
+    times.done(fast)
+    assert times.left() == (4.0, 2)
+    times.done(fast)
+    assert times.left() == (3.0, 2)
+    times.done(slow)
+    assert times.left() == (3.0 + 30.0, 0)

@@ -32,6 +32,7 @@ from segwise.evaluate import inventory
 from segwise.evaluate.compare import Preview, preview, score
 from segwise.evaluate.compare import named_plan as read_plan
 from segwise.evaluate.compare import plan_of as compare_plan
+from segwise.evaluate.pace import Expect
 from segwise.records.run import Run
 from segwise.session import Session
 from segwise.store import FeatureStore
@@ -134,16 +135,17 @@ def run(
     *,
     workers: int = 1,
     progress: Tick | None = None,
+    expect: Expect | None = None,
     command: Sequence[str] = (),
     features: Path | None = None,
 ) -> Path:
     """Run what a preview found, score it, and write the report; the report's path. Called again it resumes.
 
-    `features`: folder where encoded scans are kept between runs, or None.
+    Args and errors as `evaluate.compare.run`.
     """
     if found.plan.scenario:
         scenario.read(found.plan.scenario)  # a wrong one is told before anything is computed
-    experiments.run(found, out, workers=workers, progress=progress, command=command, features=features)
+    experiments.run(found, out, workers=workers, progress=progress, expect=expect, command=command, features=features)
     return report(out)
 
 

@@ -340,7 +340,15 @@ def _experiment(
     if dry_run or out is None:
         return
     with screen.progress() as tick:
-        path = api.run(preview, out, workers=workers, features=features, progress=tick, command=tuple(sys.argv[1:]))
+        path = api.run(
+            preview,
+            out,
+            workers=workers,
+            features=features,
+            progress=tick,
+            expect=tick.expect,
+            command=tuple(sys.argv[1:]),
+        )
     compared([preview], out, path)
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -88,28 +88,64 @@ class _Pace:
         return f"{n} of {total} {pieces}{left}"
 
 
+class Counter(Protocol):
+    """Shows how far something is; told what is expected of the rest, it shows that instead of the mean so far."""
+
+    def __call__(self, n: int, total: int, what: str) -> None:
+        """`n` of `total` are done (0: nobody knows), last `what`."""
+
+    def expect(self, left_s: float, untimed: int) -> None:
+        """The rest takes so many seconds, not counting pieces of a kind that none is timed of yet."""
+
+
 @contextlib.contextmanager
-def progress() -> Iterator[Tick]:
+def progress() -> Iterator[Counter]:
     """A callback `(done, total, what)` that shows progress and the time left on standard error."""
     if not _err.is_terminal:
         yield _Lines()
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=_err) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda n, total, what: bar.update(task, completed=n, total=total, description=escape(what[:60]))
+    texts = TextColumn("{task.fields[left]}"), TextColumn("{task.description}")
+    with Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *texts, console=_err) as bar:
+        yield _Bar(bar)
 
 
-class _Lines:
+class _Left:
+    """The time left, in words: as expected, or by the mean so far; begins again when the count does."""
+
+    def __init__(self) -> None:
+        self._start, self._n = time.monotonic(), 0
+        self._expected: tuple[float, int] | None = None
+
+    def expect(self, left_s: float, untimed: int) -> None:
+        self._expected = left_s, untimed
+
+    def words(self, n: int, total: int, now: float) -> str:
+        if n < self._n:  # another count began
+            self._start, self._expected = now, None
+        self._n = n
+        if self._expected is not None:
+            seconds, untimed = self._expected
+            more = f"{untimed} of a kind that none is timed of yet" if untimed else ""
+            told = f"about {seconds:.0f} s left" if seconds and n < total else ""
+            return " and ".join(part for part in (told, more) if part)
+        return f"about {(now - self._start) / n * (total - n):.0f} s left" if n and total and now > self._start else ""
+
+
+class _Bar(_Left):
+    """Progress as a bar."""
+
+    def __init__(self, bar: Any) -> None:
+        super().__init__()
+        self._bar, self._task = bar, bar.add_task("", total=None, left="")
+
+    def __call__(self, n: int, total: int, what: str) -> None:
+        left = self.words(n, total, time.monotonic())
+        self._bar.update(self._task, completed=n, total=total, description=escape(what[:60]), left=left)
+
+
+class _Lines(_Left):
     """Progress as a line now and then, for logs.
 
     Args:
@@ -117,18 +153,15 @@ class _Lines:
     """
 
     def __init__(self, *, last: bool = True) -> None:
-        self._start = self._last = time.monotonic()
-        self._end, self._n = last, 0
+        super().__init__()
+        self._last, self._end = self._start, last
 
     def __call__(self, n: int, total: int, what: str) -> None:
         now = time.monotonic()
-        if n < self._n:  # another count began
-            self._start = now
-        self._n = n
+        left = self.words(n, total, now)
         if n and ((self._end and n == total) or now - self._last > 10):
             self._last = now
-            left = f"  about {(now - self._start) / n * (total - n):.0f} s left" if now > self._start else ""
-            sys.stderr.write(f"{n}{f'/{total}{left}' if total else ''}  {what}\n")
+            sys.stderr.write(f"{n}{f'/{total}' if total else ''}{f'  {left}' if left else ''}  {what}\n")
 
 
 def members(kind: str, *, json: bool) -> None:

@@ -92,7 +92,13 @@ def studied(
         screen.preview(previews[-1])
         with screen.progress() as tick:
             path = api.run(
-                previews[-1], out, workers=workers, features=features, progress=tick, command=tuple(sys.argv[1:])
+                previews[-1],
+                out,
+                workers=workers,
+                features=features,
+                progress=tick,
+                expect=tick.expect,
+                command=tuple(sys.argv[1:]),
             )
     compared(previews, out, path)
 

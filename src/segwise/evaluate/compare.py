@@ -18,6 +18,7 @@ from segwise import assemble, catalog, engine
 from segwise.errors import CatalogError, DatasetError, PlanError, RunError, WeightsError
 from segwise.evaluate import answerable, conditions, cost, expand, references
 from segwise.evaluate import score as scoring
+from segwise.evaluate.pace import Expect, Pace
 from segwise.evaluate.predict import Setup
 from segwise.evaluate.score import Tick
 from segwise.evaluate.sources import Source, read_sources
@@ -163,6 +164,7 @@ def run(
     *,
     workers: int = 1,
     progress: Tick | None = None,
+    expect: Expect | None = None,
     command: Sequence[str] = (),
     features: Path | None = None,
 ) -> Path:
@@ -173,6 +175,8 @@ def run(
         out: folder of the run, new or old; an old one may have had another plan.
         workers: processes; 1 is this one.
         progress: called with (done, total, what).
+        expect: called with the seconds that the rest will take, as tasks of the same model and prompter took so far,
+            and how many tasks are of a model and prompter that none is timed of yet.
         command: how to repeat it, for the report.
         features: folder where encoded features are kept between runs, or None.
 
@@ -192,9 +196,13 @@ def run(
         store.add([r for r in found.skipped if r.key not in known or known[r.key].reason != r.reason])
         tick = progress or _silent
         where: engine.Engine = engine.Serial() if workers <= 1 else engine.Pool(workers)
+        pace = Pace(todo)
         tick(0, len(todo), "")
         for n, (task, outcome) in enumerate(where.map(Setup(store.path, features), _groups(todo)), start=1):
             failed = isinstance(outcome, engine.Failure)
+            pace.done(task)
+            if expect:
+                expect(*pace.left())
             store.add(list(_failures(task, outcome)) if isinstance(outcome, engine.Failure) else outcome)
             tick(n, len(todo), f"{'failed: ' if failed else ''}{task.model} on {task.case}")
         scoring.score(store, progress=progress)
