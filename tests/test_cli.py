@@ -411,18 +411,84 @@ def test_progress_says_what_is_expected_of_the_rest_and_what_nobody_timed(monkey
     ]
 
 
-def test_the_rest_takes_as_long_as_tasks_of_its_kind(monkeypatch):
+def test_the_rest_takes_as_long_as_tasks_of_its_kind():
     from types import SimpleNamespace
 
     from segwise.evaluate import pace
 
-    clock = iter([0.0, 2.0, 6.0, 36.0])
-    monkeypatch.setattr(pace.time, "monotonic", lambda: next(clock))
     fast, slow = (SimpleNamespace(model=name, prompter="box3d") for name in ("fast", "slow"))
-    times = pace.Pace([fast, fast, fast, slow, slow])
-    times.done(fast)
+    times = pace.Pace([fast, fast, fast, slow, slow], workers=1)
+    times.done(fast, 2.0)
     assert times.left() == (4.0, 2)
-    times.done(fast)
+    times.done(fast, 4.0)
     assert times.left() == (3.0, 2)
-    times.done(slow)
+    times.done(slow, 30.0)
     assert times.left() == (3.0 + 30.0, 0)
+    shared = pace.Pace([fast, slow, slow, slow], workers=2)
+    shared.done(fast, 1.0)  # while the other worker is at a slow one
+    shared.done(slow, 30.0)
+    assert shared.left() == (30.0, 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_says_what_it_expects_of_the_rest(dataset, tmp_path, workers):
+    from segwise import api
+
+    found = api.preview(api.compare_plan(("box-fill", "threshold"), ("box3d",), targets=("liver",)), dataset)
+    told = []
+    api.run(found, tmp_path / "run", workers=workers, expect=lambda *words: told.append(words))
+    assert len(told) == len(found.tasks)
+    assert told[0][1] > 0 and told[-1] == (0.0, 0)  # others of no kind yet, and nothing at the end
+    assert all(seconds >= 0 for seconds, _ in told)
+
+
+def test_a_bar_shows_how_long_the_rest_takes(monkeypatch):
+    from rich.console import Console
+
+    from segwise.cli import show
+
+    screen = io.StringIO()
+    monkeypatch.setattr(show, "_err", Console(file=screen, force_terminal=True, width=140))
+    with show.progress() as tick:
+        tick.expect(75.0, 3)
+        tick(1, 8, "a on [one]")
+    assert "about 75 s left and 3 of a kind that none is timed of yet" in screen.getvalue()
+    assert "a on [one]" in screen.getvalue()
+
+
+def test_a_study_refuses_a_place_for_encoded_scans_before_it_trains(segwise, dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    words = ("run", "leave_one_out", "--data", dataset, "-o", tmp_path / "run", "--features", tmp_path / "file")
+    code, _, err = segwise(*words)
+    assert code == 2 and "encoded scans cannot be kept in" in err and not (tmp_path / "run-models").exists()
+
+
+def test_scores_of_an_older_edition_are_made_again(segwise, dataset, tmp_path, monkeypatch):
+    from segwise.evaluate import score
+    from segwise.records.run import Run
+
+    words = ("compare", dataset, "-m", "box-fill", "-p", "box3d", "-t", "liver", "-o", tmp_path / "run")
+    assert segwise(*words, "--metric", "failures")[0] == 0
+    n = len(Run.read(tmp_path / "run").scores())
+    assert segwise("score", tmp_path / "run")[1].startswith("0 scores written")
+    older = next(s.reference for s in Run.read(tmp_path / "run").scores() if s.measure == "blind_leak")
+    assert older.endswith("edition 2")
+    monkeypatch.setattr(score, "_edition", lambda metric, digest: f"{digest}, edition 3")
+    assert not segwise("score", tmp_path / "run")[1].startswith("0 scores written")
+    assert len(Run.read(tmp_path / "run").scores()) == n  # in their place
+
+
+def test_failures_of_a_run_look_at_the_image(segwise, dataset, tmp_path, monkeypatch):
+    from segwise.evaluate import score
+
+    pairs = []
+
+    def kept(*args):
+        pairs.append(real(*args))
+        return pairs[-1]
+
+    real = score.Pair
+    monkeypatch.setattr(score, "Pair", kept)
+    words = ("compare", dataset, "-m", "box-fill", "-p", "box3d", "-t", "liver", "-o", tmp_path / "run")
+    assert segwise(*words, "--metric", "failures")[0] == 0
+    assert pairs and all(p.image.shape == (1, *p.grid.shape) and p.image.std() > 0 for p in pairs)

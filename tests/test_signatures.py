@@ -115,7 +115,7 @@ def test_edges_inside_the_outline_are_a_leak():
 def test_a_leak_in_one_place_is_found_there():
     one = changed(np.s_[8:12, 8:16, 20:24])
     leak = values(one, "leak", blind=True, box=None, image=scan())
-    assert leak["place"] > 0.15 and leak["foreign"] > 0.3
+    assert leak["place"] > 0.05 and leak["foreign"] > 0.3
     where = judge.components(seen(one, box=None, image=scan()), blind=True)["leak"]["place"].where
     assert np.argwhere(where)[:, 2].min() >= 14  # in the frame of what is seen, which begins at column 9
     tissue = values(BLOCK, "leak", blind=True, box=None, image=scan())
@@ -172,6 +172,95 @@ def test_without_an_image_other_thresholds_hold():
     blank, imaged = (judge.judge(seen(moved, image=one), blind=True)["discontinuity"] for one in (None, scan(moved)))
     assert blank.severity == pytest.approx(blank.value / scale.ALONE["discontinuity"][blank.component])
     assert imaged.severity == pytest.approx(imaged.value / scale.BLIND["discontinuity"][imaged.component])
+
+
+def test_tissue_that_is_met_in_neither_core_nor_surroundings_speaks_for_none():
+    for other in (30.0, 60.0, 200.0):
+        image = np.random.default_rng(0).normal(0, 5, (1, *SHAPE)).astype(np.float32)
+        image[:, BLOCK] += 100
+        image[:, :5] = image[:, 15:] = other
+        assert values(BLOCK, "decay", blind=True, box=None, image=image)["goes_on"] < 0.1
+
+
+def test_where_a_box_over_slices_ends_the_target_ends():
+    half = BLOCK & (np.arange(SHAPE[0]) < 10)[:, None, None]
+    told = ((5, 8, 10), (10, 16, 20))
+    assert values(half, "decay", blind=True, box=told, image=scan())["goes_on"] == 0
+    assert values(half, "decay", blind=True, image=scan())["goes_on"] > 0.7  # the box goes on, too
+
+
+def test_a_mask_too_small_to_know_its_tissue_has_the_thresholds_without_an_image():
+    small = np.zeros(SHAPE, dtype=bool)
+    small[6:12, 10:12, 12:14] = True
+    found = seen(small, box=None, image=scan(small))
+    assert found.sight is not None and found.sight.core is None and not found.imaged
+    assert judge.judge(found, blind=True)["discontinuity"].severity == 0
+
+
+@pytest.mark.parametrize("turn", [(1,), (2,), (1, 2), (0,)])
+def test_turning_a_scan_over_changes_nothing(turn):
+    image = scan(_ball()) + np.random.default_rng(1).normal(0, 15, (1, *SHAPE)).astype(np.float32)
+    mask = np.roll(_ball(), 1, axis=2)
+    mask[: SHAPE[0] // 2 - 4] = False  # ends bluntly, beside empty slices
+    one = look.look(Pair(None, mask, GRID, None, image))
+    other = look.look(Pair(None, np.flip(mask, turn), GRID, None, np.flip(image, tuple(axis + 1 for axis in turn))))
+    for name in ("leak", "decay", "overrun"):
+        for component, found in judge.components(one, blind=True)[name].items():
+            assert found.value == pytest.approx(judge.components(other, blind=True)[name][component].value, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mask", "image"),
+    [
+        (BLOCK, np.zeros((1, *SHAPE))),  # says nothing
+        (BLOCK, np.full((1, *SHAPE), np.nan, dtype=np.float32)),
+        (BLOCK, np.concatenate([scan(), -scan(), scan() * 0])),  # channels
+        (BLOCK, (scan() * 10).astype(np.int16)),
+        (np.ones(SHAPE, dtype=bool), scan()),  # all of the scan
+        (np.roll(BLOCK, (-5, -8, -10), axis=(0, 1, 2)), scan()),  # at its corner
+        (BLOCK & (np.arange(SHAPE[0]) == 9)[:, None, None], scan()),  # one slice
+        (np.argwhere(BLOCK)[0], scan()),  # one voxel
+        (np.zeros(SHAPE, dtype=bool), scan()),
+    ],
+)
+def test_odd_images_and_masks_get_numbers(mask, image):
+    if mask.ndim == 1:
+        mask = (mask == np.indices(SHAPE).T).all(axis=-1).T
+    found = seen(mask, image=image, box=None)
+    assert all(np.isfinite(one.value) for part in judge.components(found, blind=True).values() for one in part.values())
+    for flag in judge.flags(found, judge.judge(found, blind=True)):
+        assert all(0 <= a <= b <= n for a, b, n in zip(flag.low, flag.high, SHAPE, strict=True))
+
+
+def test_several_channels_say_what_one_of_them_does():
+    wide = np.roll(BLOCK, 2, axis=2) | BLOCK
+    one, two = (values(wide, "leak", blind=True, box=None, image=i) for i in (scan(), np.concatenate([scan(), scan()])))
+    assert one["inner"] == two["inner"] and one["place"] == two["place"]
+
+
+def test_slices_of_another_plane_look_at_the_image_along_it():
+    wide = np.roll(BLOCK, 2, axis=2) | BLOCK
+    found = seen(wide, box=None, image=scan(), plane="coronal")
+    assert found.sight is not None and found.sight.mask.shape[0] == 8 + 2 * 3
+    assert judge.components(found, blind=True)["leak"]["inner"].value > 0.3
+
+
+def test_a_mask_too_large_to_look_at_is_judged_without_the_image(monkeypatch):
+    from segwise.signatures import sight
+
+    monkeypatch.setattr(sight, "LARGEST", 1000)
+    assert seen(BLOCK, image=scan()).sight is None
+
+
+def test_what_the_reference_leaves_open_is_not_cut_out_of_the_answer_without_it():
+    hole = BLOCK.copy()
+    hole[7:12, 10:14, 12:17] = False
+    cut = judge.judged(Pair(hole, hole, GRID, None, scan()), "axial")
+    whole = judge.judged(Pair(hole, hole, GRID, None, scan(), BLOCK), "axial")
+    plain = judge.judged(Pair(None, BLOCK, GRID, None, scan()), "axial")
+    assert {k: v.severity for k, v in whole.blind.items()} == {k: v.severity for k, v in plain.blind.items()}
+    assert cut.blind["discontinuity"].severity > 1 >= whole.blind["discontinuity"].severity
+    assert whole.answered.prediction.sum() != whole.seen.prediction.sum()
 
 
 def test_an_image_of_another_shape_is_refused():

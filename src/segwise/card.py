@@ -220,6 +220,7 @@ class MetricCard:
         curve: it scores the rounds of a task together (`list[Pair]`), not one pair.
         edge_cases: what is answered for an empty reference, an empty prediction and both empty, in words.
         measured: how often the metric itself is wrong, in a sentence with the numbers; the report quotes it.
+        edition: grows when the same masks get other values: scores of an older one are made again.
     """
 
     title: str
@@ -228,6 +229,7 @@ class MetricCard:
     curve: bool = False
     edge_cases: str = ""
     measured: str = ""
+    edition: int = 1
     source: str = ""
 
 

@@ -61,7 +61,13 @@ class Progress:
 
 
 class Engine(Protocol):
-    """Runs jobs somewhere."""
+    """Runs jobs somewhere.
+
+    Attributes:
+        took_s: seconds of the job that was given back last.
+    """
+
+    took_s: float
 
     def map(
         self, setup: Callable[[], Callable[[Job], Outcome]], groups: Sequence[Group[Job]]
@@ -72,6 +78,8 @@ class Engine(Protocol):
 class Serial:
     """This process, one job after the other."""
 
+    took_s = 0.0
+
     def map(
         self, setup: Callable[[], Callable[[Job], Outcome]], groups: Sequence[Group[Job]]
     ) -> Iterator[tuple[Job, Outcome | Failure]]:
@@ -79,7 +87,10 @@ class Serial:
         work = setup()
         for group in groups:
             for job in group.jobs:
-                yield job, _tried(work, job)
+                begun = time.monotonic()
+                outcome = _tried(work, job)
+                self.took_s = time.monotonic() - begun
+                yield job, outcome
 
 
 @dataclass
@@ -88,9 +99,11 @@ class Pool:
 
     Attributes:
         workers: how many.
+        took_s: as `Engine`.
     """
 
     workers: int
+    took_s: float = 0.0
     _crew: list[_Worker] = field(default_factory=list, repr=False)
 
     def map(
@@ -110,6 +123,7 @@ class Pool:
                 ready = wait([handle for worker in busy for handle in (worker.pipe, worker.sentinel)])
                 for worker in busy:
                     if worker.pipe in ready or worker.sentinel in ready:
+                        self.took_s = time.monotonic() - worker.begun
                         yield worker.collect()
         finally:
             for worker in self._crew:
@@ -125,6 +139,7 @@ class _Worker:
         self.model: Hashable = None
         self.jobs: list[Any] = []
         self.job: tuple[Any] | None = None
+        self.begun = 0.0
         self._start()
 
     def _start(self) -> None:
@@ -148,7 +163,7 @@ class _Worker:
             group = waiting.pop(index)
             self.model, self.jobs = group.model, list(group.jobs)
         if self.jobs:
-            self.job = (self.jobs.pop(0),)
+            self.job, self.begun = (self.jobs.pop(0),), time.monotonic()
             with contextlib.suppress(ConnectionError):  # it died while idle: `collect` finds the end of the pipe
                 self.pipe.send(self.job[0])
 

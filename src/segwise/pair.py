@@ -84,6 +84,7 @@ class Pair:
         grid: where both lie.
         prompt: what was asked, or None if not known.
         image: [C, D, H, W] of the scan, or None: only signatures of failure look at it.
+        whole: bool [D, H, W], the prediction before what the reference leaves open was cut out of it, where it was.
 
     Raises:
         GridError: a mask is not bool or not of the grid's shape, or the image is not.
@@ -94,9 +95,10 @@ class Pair:
     grid: Grid
     prompt: Prompt | None = None
     image: Array | None = None
+    whole: Array | None = None
 
     def __post_init__(self) -> None:
-        for name, mask in (("reference", self.reference), ("prediction", self.prediction)):
+        for name, mask in (("reference", self.reference), ("prediction", self.prediction), ("whole", self.whole)):
             if mask is not None and (mask.dtype != bool or mask.shape != self.grid.shape):
                 raise GridError(f"{name} is {mask.dtype} {mask.shape}, expected bool {self.grid.shape}")
         if self.image is not None and (self.image.ndim != 4 or self.image.shape[1:] != self.grid.shape):

@@ -30,6 +30,7 @@ from segwise.geometry import Array
 from segwise.segmenter import Tree
 
 GIB = 1 << 30
+LOOK = GIB // 4  # bytes written after which the folder is looked at again: others write there, too
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class FeatureStore:
         self._n_bytes = 0
         self._lock = threading.RLock()
         self._disk_bytes: int | None = None
+        self._unseen = 0
 
     @property
     def n_bytes(self) -> int:
@@ -174,9 +176,15 @@ class FeatureStore:
         if self.folder is None:
             return
         with self._lock:
-            if self._disk_bytes is not None and self._disk_bytes + added <= self.folder_cap_bytes:
+            self._unseen += added
+            if (
+                self._disk_bytes is not None
+                and self._disk_bytes + added <= self.folder_cap_bytes
+                and self._unseen < LOOK
+            ):
                 self._disk_bytes += added
                 return
+            self._unseen = 0
             files = []
             for path in self.folder.glob("*.npz"):
                 with contextlib.suppress(FileNotFoundError):  # another worker may have evicted it

@@ -54,8 +54,11 @@ def studied(
     Trained on the first data set; all cases of the others are tested.
     """
     from segwise import api, persons, study
+    from segwise.evaluate import compare
 
     assert plan.study is not None
+    if features is not None:
+        compare.writable(features)
     if out is None and (not dry_run or not data):
         raise SpecError("nothing says where the models and the run go; give -o RUN")
     out = out or Path(plan.name)

@@ -185,7 +185,7 @@ def run(
         RunError: the folder is not a run, or another process is writing it; features cannot be kept where they should.
     """
     if features is not None:
-        _writable(features)
+        writable(features)
     with Run.write(out) as store:
         records = store.records()
         todo = _pending(found, records)
@@ -196,11 +196,11 @@ def run(
         store.add([r for r in found.skipped if r.key not in known or known[r.key].reason != r.reason])
         tick = progress or _silent
         where: engine.Engine = engine.Serial() if workers <= 1 else engine.Pool(workers)
-        pace = Pace(todo)
+        pace = Pace(todo, workers)
         tick(0, len(todo), "")
         for n, (task, outcome) in enumerate(where.map(Setup(store.path, features), _groups(todo)), start=1):
             failed = isinstance(outcome, engine.Failure)
-            pace.done(task)
+            pace.done(task, where.took_s)
             if expect:
                 expect(*pace.left())
             store.add(list(_failures(task, outcome)) if isinstance(outcome, engine.Failure) else outcome)
@@ -210,15 +210,20 @@ def run(
     return Path(out)
 
 
-def _writable(folder: Path) -> None:
+def writable(features: Path) -> None:
+    """Refuse a folder of features that cannot be written to.
+
+    Raises:
+        RunError: so it is.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        features.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=features):
             pass
     except OSError as error:
         why = error.strerror or str(error)
         raise RunError(
-            f"encoded scans cannot be kept in {folder} ({why}); expected a folder to write to: give another one"
+            f"encoded scans cannot be kept in {features} ({why}); expected a folder to write to: give another one"
         ) from error
 
 

@@ -34,9 +34,14 @@ def flagged(record: Record, pair: Pair) -> dict[str, Any]:
         "reference": _rounded(known),
         "flags": [dataclasses.asdict(flag) for flag in judge.flags(judged.seen, known)],
         "blind": _rounded(judged.blind),
-        "blind_flags": [dataclasses.asdict(flag) for flag in judge.flags(judged.seen, judged.blind)],
+        "blind_flags": [dataclasses.asdict(flag) for flag in judge.flags(judged.answered, judged.blind)],
     }
     return {"failures": np.array(json.dumps(found))}
+
+
+def forget() -> None:
+    """Let go of the last pair, which holds a scan."""
+    judge.judged.cache_clear()
 
 
 def _rounded(verdicts: dict[str, judge.Verdict]) -> dict[str, float]:

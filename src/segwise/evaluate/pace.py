@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
@@ -12,26 +11,27 @@ Expect = Callable[[float, int], None]  # seconds of what is timed, number of tas
 
 
 class Pace:
-    """Times tasks as they end.
+    """Keeps what tasks took.
 
     Args:
-        todo: all tasks of the run; the clock starts now.
+        todo: all tasks of the run.
+        workers: how many run at once.
     """
 
-    def __init__(self, todo: Sequence[Task]) -> None:
+    def __init__(self, todo: Sequence[Task], workers: int) -> None:
         self._left = Counter((task.model, task.prompter) for task in todo)
         self._taken: dict[tuple[str, str], list[float]] = defaultdict(list)
-        self._last = time.monotonic()
+        self._workers = max(1, workers)
 
-    def done(self, task: Task) -> None:
-        """One task ended; workers share the time since the last one."""
-        now, kind = time.monotonic(), (task.model, task.prompter)
-        self._taken[kind].append(now - self._last)
+    def done(self, task: Task, seconds: float) -> None:
+        """One task ended, after so many seconds of its worker."""
+        kind = task.model, task.prompter
+        self._taken[kind].append(seconds)
         self._left[kind] -= 1
-        self._last = now
 
     def left(self) -> tuple[float, int]:
         """Seconds that the tasks left take as others of their model and prompter did, and how many have no other."""
         known = {kind: sum(taken) / len(taken) for kind, taken in self._taken.items()}
         untimed = sum(n for kind, n in self._left.items() if kind not in known)
-        return sum(n * known[kind] for kind, n in self._left.items() if kind in known), untimed
+        alone = sum(n * known[kind] for kind, n in self._left.items() if kind in known)
+        return alone / min(self._workers, max(1, self._left.total())), untimed

@@ -80,6 +80,7 @@ def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, pr
         fresh = {record.key for record in derived}
         current = [record for record in records if record.key not in fresh] + derived
         written += _Scoring(run, case, current, chosen, known, marks).all()
+        flagged.forget()
         written += agreement.add(run, current, known)
     if progress:
         progress(len(by_case), len(by_case), "scored")
@@ -217,7 +218,7 @@ class _Scoring:
         if metric.card.curve != (number < 0):
             return False
         keys = [(record.task, record.target, number, m, str(metric.spec)) for m in metric.card.measures]
-        return any(self.known.get(key) != (digest, record.mask) for key in keys)
+        return any(self.known.get(key) != (_edition(metric, digest), record.mask) for key in keys)
 
     def _pair(self, record: Record, reference: Array, ignored: Array | None) -> Pair:
         prediction, grid = Masks.of(self.run).get(record.mask)
@@ -228,9 +229,10 @@ class _Scoring:
             )
         marks = self.marks.get(record.prompt)
         prompt = None if marks is None else Prompt.from_json(marks)
+        image = self._scan().array
         if ignored is not None:
-            reference, prediction = reference & ~ignored, prediction & ~ignored
-        return Pair(reference, prediction, grid, prompt, self._scan().array)
+            return Pair(reference & ~ignored, prediction & ~ignored, grid, prompt, image, prediction)
+        return Pair(reference, prediction, grid, prompt, image)
 
     def _scan(self) -> Volume:
         """Read once, on first use."""
@@ -251,6 +253,11 @@ class _Scoring:
                 metric=str(metric.spec),
                 value=float(value) if finite else None,
                 reason="" if finite else pair.reason(value) or "not finite",
-                reference=digest,
+                reference=_edition(metric, digest),
                 mask=record.mask,
             )
+
+
+def _edition(metric: Metric, digest: str) -> str:
+    """What a score was made against: the reference, and the metric's edition from its second on."""
+    return digest if metric.card.edition == 1 else f"{digest}, edition {metric.card.edition}"

@@ -225,7 +225,7 @@ class Score:
         measure: "DSC", "HD95" ...
         metric: the metric's spec with its resolved arguments (the tolerance).
         value: null if undefined, with the reason.
-        reference: digest of the reference it was scored against.
+        reference: digest of the reference it was scored against, and the edition of the metric from its second on.
         mask: address of the mask that was scored, that of the last round for a curve.
     """
 

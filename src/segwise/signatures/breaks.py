@@ -111,8 +111,8 @@ def _holes(mask: Array) -> Array:
     return found
 
 
-def _at(mask: Array, by_slice: Array, low: int = 0) -> Array:
-    """The mask on the worst slice of a row of numbers that begins one slice after `low`; symmetric rows mark both."""
+def _at(mask: Array, by_slice: Array, low: int) -> Array:
+    """The mask on the worst slice of a row of numbers that begins one slice after `low`."""
     where = np.zeros_like(mask)
     if len(by_slice) and by_slice.max() > 0:
         i = int(by_slice.argmax()) + low + 1

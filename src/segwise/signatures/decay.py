@@ -61,7 +61,7 @@ def without(seen: Seen) -> dict[str, Found]:
         farther: share of the outline whose edge lies well outside of it, in the farthest quarter of the slices on a
             side less near the middle (near a box on one slice: near that).
         goes_on: share of an end slice beyond which two slices look like the core, times the root of its share of the
-            largest area: organs taper.
+            largest area: organs taper. No end counts that a box over several slices ends with.
         gnawed: share of tissue like the core in what a closing by two voxels adds, in the farthest third of the slices
             on a side less near the middle.
         The last three are 0 without an image.
@@ -128,6 +128,10 @@ def _goes_on(seen: Seen, sight: Sight) -> Found:
     low, high = ends_of(areas)
     most, where = 0.0, np.zeros_like(sight.mask)
     for end, step in ((high - 1, 1), (low, -1)):
+        if seen.is_long and seen.box is not None:  # the user said where it ends
+            told = seen.box[1, 0] - 1 if step > 0 else seen.box[0, 0]
+            if (told - end - sight.low[0]) * step <= seen.loose(0):
+                continue
         inner = ndimage.binary_erosion(sight.mask[end])
         there = inner if inner.sum() >= 6 else sight.mask[end]
         shares = []

@@ -62,11 +62,13 @@ class Judged:
 
     Attributes:
         seen: its slices.
+        answered: the slices of the answer without the reference and as it was given, for `blind`.
         reference: by signature, {} without a reference.
         blind: by signature, from mask, prompt and image.
     """
 
     seen: Seen
+    answered: Seen
     reference: dict[str, Verdict]
     blind: dict[str, Verdict]
 
@@ -80,7 +82,10 @@ def judged(pair: Pair, plane: str) -> Judged:
     """
     seen = look(pair, plane=plane)
     known = {} if pair.reference is None else judge(seen, blind=False)
-    return Judged(seen, known, judge(seen, blind=True))
+    answered = (
+        seen if pair.whole is None else look(Pair(None, pair.whole, pair.grid, pair.prompt, pair.image), plane=plane)
+    )
+    return Judged(seen, answered, known, judge(answered, blind=True))
 
 
 def components(seen: Seen, *, blind: bool) -> dict[str, dict[str, Found]]:
@@ -97,7 +102,7 @@ def judge(seen: Seen, *, blind: bool) -> dict[str, Verdict]:
         seen: of a pair; with a reference unless blind.
         blind: look at prediction, prompt and image only.
     """
-    scales = scale.REFERENCE if not blind else scale.BLIND if seen.sight is not None else scale.ALONE
+    scales = scale.REFERENCE if not blind else scale.BLIND if seen.imaged else scale.ALONE
     return {name: _worst(found, scales[name]) for name, found in components(seen, blind=blind).items()}
 
 

@@ -76,10 +76,13 @@ def _seen(seen: Seen) -> dict[str, Found]:
         return found
     places, steps = seen.sight.outline
     if len(places):
-        within = nothing.copy()
-        within[tuple(places.T)] = steps <= -WELL
-        found["inner"] = Found(float(np.clip(-steps, 0, None).mean()), within)
-        found["place"] = Found(float(np.quantile(_near(steps <= -WELL, places), 0.9)), within)
+        for name, wrong, value in (
+            ("inner", steps < 0, float(np.clip(-steps, 0, None).mean())),
+            ("place", steps <= -WELL, float(np.quantile(_near(steps <= -WELL, places), 0.9))),
+        ):
+            where = nothing.copy()
+            where[tuple(places.T)] = wrong
+            found[name] = Found(value, where)
     like = seen.sight.likeness
     if like is not None:
         mask = seen.sight.mask

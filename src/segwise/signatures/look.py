@@ -50,6 +50,11 @@ class Seen:
     voxel_ml: float
     sight: Sight | None = None
 
+    @property
+    def imaged(self) -> bool:
+        """The image says what tissue is the target's."""
+        return self.sight is not None and self.sight.core is not None
+
     @cached_property
     def areas(self) -> Array:
         """int64 [N] voxels of the prediction by slice."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import edt
 import numpy as np
 from scipy import ndimage, sparse
 from scipy.spatial import cKDTree
@@ -26,6 +27,8 @@ FAINT = 0.3  # of the median strength: fainter steps do not say where the outlin
 WELL = 1.5  # voxels: an edge is well within or well outside an outline from here on
 BINS = 24
 FEWEST = 30  # voxels that a histogram needs
+SELDOM = 0.005  # added to the share of a bin: what is met in neither core nor surroundings speaks for none
+LARGEST = 50_000_000  # voxels of the window; a larger mask is judged without the image
 _OFFSETS = np.arange(-REACH, REACH + 0.01, 0.5)
 
 
@@ -64,9 +67,13 @@ class Sight:
 
     def _profiles(self, places: Array) -> Array:
         """float64 [C, P, T] intensity along the normals of the outline, averaged over neighbouring places."""
-        away = np.stack([ndimage.distance_transform_edt(~m) - ndimage.distance_transform_edt(m) for m in self.mask])
-        away = ndimage.gaussian_filter(away, (0, 1, 1))
-        normal = np.stack([ndimage.sobel(away, axis=axis)[tuple(places.T)] for axis in (1, 2)])
+        there, normal = self.mask.any(axis=(1, 2)), np.zeros((2, len(places)))
+        for i in map(int, np.flatnonzero(there)):  # slice by slice: what lies on others turns no normal
+            here = places[:, 0] == i
+            away = self._away[i] - self._depth[i]
+            for axis, order in enumerate(((1, 0), (0, 1))):
+                slope = ndimage.gaussian_filter(away, 1.0, order=order, mode="nearest")
+                normal[axis, here] = slope[tuple(places[here, 1:].T)]
         normal /= np.maximum(np.linalg.norm(normal, axis=0), 1e-6)
         at = np.repeat(places.T[:, :, None].astype(float), len(_OFFSETS), axis=2)
         at[1:] += normal[:, :, None] * (_OFFSETS + 0.5)  # the outline is half a voxel beyond its voxels
@@ -93,8 +100,7 @@ class Sight:
             shares = []
             for part in (deep, around):
                 counts, _ = np.histogram(one[part], BINS, (0, 1))
-                smooth = ndimage.gaussian_filter1d(counts.astype(float), 1) + 0.5
-                shares.append(smooth / smooth.sum())
+                shares.append(ndimage.gaussian_filter1d(counts / counts.sum(), 1) + SELDOM)
             found += np.log(shares[0] / shares[1])[np.clip((one * BINS).astype(int), 0, BINS - 1)]
         return found
 
@@ -105,16 +111,18 @@ class Sight:
 
     @cached_property
     def _depth(self) -> Array:
-        return np.stack([ndimage.distance_transform_edt(one) for one in self.mask])
+        """float32 [n, h, w] voxels within the slice to what is not mask, 0 outside; at most the size of a slice."""
+        return np.stack([np.minimum(edt.edt(one, parallel=1), sum(one.shape)) for one in self.mask])
 
     @cached_property
     def _away(self) -> Array:
-        far = np.full(self.mask.shape[1:], np.inf)
-        return np.stack([ndimage.distance_transform_edt(~one) if one.any() else far for one in self.mask])
+        """float32 [n, h, w] voxels within the slice to the mask, 0 inside; a slice without it is endlessly far away."""
+        far = np.full(self.mask.shape[1:], np.inf, dtype=np.float32)
+        return np.stack([edt.edt(~one, parallel=1) if one.any() else far for one in self.mask])
 
 
-def of(image: Array, prediction: Array, bounds: tuple[Array, Array], low: Sequence[int]) -> Sight:
-    """What is seen of a mask.
+def of(image: Array, prediction: Array, bounds: tuple[Array, Array], low: Sequence[int]) -> Sight | None:
+    """What is seen of a mask; None if it is too large to look at.
 
     Args:
         image: [C, N, H, W].
@@ -124,8 +132,10 @@ def of(image: Array, prediction: Array, bounds: tuple[Array, Array], low: Sequen
     """
     first = np.maximum(bounds[0] - np.array(ROOM), 0)
     last = np.minimum(bounds[1] + np.array(ROOM), prediction.shape)
+    if float(np.prod((last - first).astype(float))) * len(image) > LARGEST:
+        return None
     cut = tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
-    near = np.asarray(image[(slice(None), *cut)], dtype=np.float32)
+    near = np.nan_to_num(np.asarray(image[(slice(None), *cut)], dtype=np.float32))
     dark, bright = np.percentile(near, [1, 99], axis=(1, 2, 3), keepdims=True)
     near = np.clip((near - dark) / np.maximum(bright - dark, 1e-6), 0, 1)
     smooth = np.stack([ndimage.gaussian_filter(one, (0, 0.6, 0.6)) for one in near])
