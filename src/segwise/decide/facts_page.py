@@ -12,8 +12,8 @@ from segwise.decide.checklist import checklist
 from segwise.decide.facts import Fact, Facts, Known, read
 from segwise.decide.shares import exact_interval, percents
 from segwise.report import about, breakdown, overlay, ranking, shell, structures, words
-from segwise.report.gather import Item
 from segwise.report.markup import DASH, details, e, interval, listing, note, number, table
+from segwise.report.outcome import Item
 from segwise.report.statistics import interval_of_mean, subject_means
 from segwise.report.worst import worst
 

@@ -15,7 +15,8 @@ from segwise import catalog, spec
 from segwise.errors import CatalogError, RunError, SpecError
 from segwise.records.run import Run
 from segwise.records.types import Record, Score
-from segwise.report.gather import Arm, Item, gather
+from segwise.report.gather import Arm, gather
+from segwise.report.outcome import Item
 from segwise.report.statistics import Floats
 
 MEASURE = "DSC"

@@ -10,8 +10,9 @@ from typing import Any
 
 from segwise.records.types import Plan
 from segwise.report import words
-from segwise.report.gather import Arm, Gathered, Item
+from segwise.report.gather import Arm, Gathered
 from segwise.report.markup import DASH, count, details, e, listing, n_bytes, note, table
+from segwise.report.outcome import Item
 from segwise.report.ranking import Ranked, arm_name, shortened
 from segwise.report.statistics import ALPHA, N_BOOT
 

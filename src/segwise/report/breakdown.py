@@ -10,8 +10,9 @@ import numpy as np
 
 from segwise.records.types import STAGES
 from segwise.report import figures, subgroups, words
-from segwise.report.gather import Arm, Gathered, Item
+from segwise.report.gather import Arm, Gathered
 from segwise.report.markup import DASH, count, details, e, figure, heat, n_bytes, note, number, seconds, table
+from segwise.report.outcome import Item
 from segwise.report.ranking import Ranked, arm_name, counts, median_seconds
 from segwise.report.statistics import interval_of_mean
 from segwise.report.structures import COLUMNS_UP_TO

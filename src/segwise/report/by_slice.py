@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from segwise.report import figures
-from segwise.report.gather import Arm, Gathered, Item, Outcome
+from segwise.report.gather import Arm, Gathered
 from segwise.report.markup import count, e, figure, listing
+from segwise.report.outcome import Item, Outcome
 from segwise.report.overlay import Crop, Crops
 
 SHOWN = 6  # targets at most

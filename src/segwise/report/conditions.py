@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from segwise.records.types import Record, Score
-from segwise.report.gather import Arm, ArmKey, Item, Outcome, gather
+from segwise.report.gather import Arm, gather
+from segwise.report.outcome import ArmKey, Item, Outcome
 from segwise.report.statistics import Floats, subject_means
 
 Values = dict[Item, list[float]]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from segwise.report.gather import Arm, Outcome
+from segwise.report.gather import Arm
+from segwise.report.outcome import Outcome
 from segwise.report.overlay import Crops
 
 SIGNATURES = {  # name -> what it is called

@@ -12,14 +12,12 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from segwise.errors import SpecError
+from segwise.report.outcome import ArmKey, Outcome
 from segwise.report.specs import parsed
 from segwise.spec import Value
-
-if TYPE_CHECKING:
-    from segwise.report.gather import ArmKey, Outcome
 
 FOLDS, DRAWS = "folds", "draws"  # in the place of a fold's and a draw's number
 

@@ -15,53 +15,13 @@ from segwise import spec
 from segwise.errors import SpecError
 from segwise.records.types import DOUBTS, STAGES, Record, Score
 from segwise.report import folds
+from segwise.report.outcome import ArmKey, Item, Outcome
 from segwise.report.specs import parsed
 from segwise.report.statistics import Floats
 from segwise.spec import Spec
 
 PREFERRED = ("DSC", "NSD", "IoU")  # what arms are ranked by: the first one that was measured
 ENOUGH = 0.5  # an arm is ranked if it has a value for at least this share of what it was asked
-ArmKey = tuple[str, str]  # model, prompter
-Item = tuple[str, str, str]  # data set, case, target
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What became of one target of a task: its last round, never its best one.
-
-    Attributes:
-        last: the record of the last round.
-        union: it was made of what the arm gave for left and right.
-        values: measure -> value, None if undefined; reasons: measure -> why.
-        rounds: (interactions, primary value) of each round in order.
-        curve: measures of all rounds together.
-        seconds: by stage, over all rounds; {} for a union.
-        undefined: it is done, yet its primary measure has no value.
-    """
-
-    last: Record
-    union: bool
-    values: dict[str, float | None]
-    reasons: dict[str, str]
-    rounds: tuple[tuple[int, float | None], ...]
-    curve: dict[str, float | None]
-    seconds: dict[str, float]
-    undefined: bool
-
-    @property
-    def item(self) -> Item:
-        """What is compared between arms."""
-        return self.last.dataset, self.last.case, self.last.target
-
-    @property
-    def person(self) -> str:
-        """Whose scan it is."""
-        return f"{self.last.dataset}\x1f{self.last.subject}"
-
-    @property
-    def status(self) -> str:
-        """ "done", "undefined", "failed" or "skipped"."""
-        return "undefined" if self.undefined else self.last.status
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,9 @@ from segwise.evidence.query import is_known_as
 from segwise.evidence.schema import METRICS
 from segwise.records.run import Run
 from segwise.records.types import Record
-from segwise.report.gather import Arm, Gathered, Item, Outcome, gather
+from segwise.report.gather import Arm, Gathered, gather
 from segwise.report.markup import listing
+from segwise.report.outcome import Item, Outcome
 
 
 @dataclass(frozen=True)

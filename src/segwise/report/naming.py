@@ -15,9 +15,10 @@ import numpy as np
 from segwise.records.types import Record, Score
 from segwise.report import figures
 from segwise.report.conditions import is_absent
-from segwise.report.gather import Arm, ArmKey, Gathered, Item, gather
+from segwise.report.gather import Arm, Gathered, gather
 from segwise.report.markup import count, e, figure, number, signed, table
 from segwise.report.markup import note as said
+from segwise.report.outcome import ArmKey, Item
 from segwise.report.specs import gives, parsed
 from segwise.report.statistics import (
     ALPHA,

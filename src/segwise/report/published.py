@@ -11,9 +11,10 @@ from segwise.evidence.base import Base, open_base
 from segwise.evidence.cite import CREDIT
 from segwise.evidence.compare import Figure, differences, published
 from segwise.evidence.query import known_as
-from segwise.report.gather import Arm, Gathered, Outcome
+from segwise.report.gather import Arm, Gathered
 from segwise.report.markup import count, details, e, listing, note, number, table
 from segwise.report.measured import figures
+from segwise.report.outcome import Outcome
 from segwise.report.ranking import shortened
 
 PREFERRED = ("DSC", "NSD", "HD95")

@@ -13,8 +13,8 @@ from statistics import fmean
 
 import numpy as np
 
-from segwise.report.gather import Outcome
 from segwise.report.markup import DASH, count, e, interval, number, table
+from segwise.report.outcome import Outcome
 from segwise.report.statistics import ALPHA, Floats, minus, subjects_needed
 
 Severities = Callable[[Outcome], float | None]  # of an outcome without a reference, None if not known

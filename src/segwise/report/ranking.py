@@ -11,7 +11,7 @@ from statistics import fmean, median
 import numpy as np
 
 from segwise.report import figures, words
-from segwise.report.gather import Arm, Gathered, Item, Panel, panels, total_seconds
+from segwise.report.gather import Arm, Gathered, Panel, panels, total_seconds
 from segwise.report.markup import (
     DASH,
     count,
@@ -26,6 +26,7 @@ from segwise.report.markup import (
     signed,
     table,
 )
+from segwise.report.outcome import Item
 from segwise.report.statistics import ALPHA, Comparison, compare, subject_means
 
 MATRIX_UP_TO = 12  # arms in a matrix; of more, the first ones

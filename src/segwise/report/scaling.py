@@ -14,9 +14,10 @@ from statistics import median
 
 from segwise import catalog
 from segwise.report import figures
-from segwise.report.gather import Arm, Gathered, Outcome, Panel, panel_of
+from segwise.report.gather import Arm, Gathered, Panel, panel_of
 from segwise.report.markup import count, e, figure, number, seconds, signed, table
 from segwise.report.markup import note as said
+from segwise.report.outcome import Outcome
 from segwise.report.specs import parsed
 from segwise.report.statistics import Floats, interval_of_mean
 from segwise.report.turning import WORTH, by_person, knee, stop

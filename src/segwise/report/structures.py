@@ -9,8 +9,9 @@ from statistics import fmean
 import numpy as np
 
 from segwise.report import words
-from segwise.report.gather import Arm, Gathered, Item
+from segwise.report.gather import Arm, Gathered
 from segwise.report.markup import DASH, details, e, heat, note, number, table
+from segwise.report.outcome import Item
 from segwise.report.ranking import arm_name
 from segwise.report.statistics import compare
 

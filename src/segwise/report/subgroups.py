@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from segwise.report.gather import Outcome
+from segwise.report.outcome import Outcome
 
 SMALL_ML, LARGE_ML = 5.0, 100.0
 THIN_MM, THICK_MM = 1.5, 3.5

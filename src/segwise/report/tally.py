@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from segwise.report.gather import Item
+from segwise.report.outcome import Item
 
 MOST = 0.5  # a target counts if it is so in more than this share of its answers
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from segwise.report import elsewhere, figures, words
-from segwise.report.gather import Arm, Gathered, Item
+from segwise.report.gather import Arm, Gathered
 from segwise.report.markup import count, details, e, figure, heat, listing, number, table
 from segwise.report.markup import note as said
+from segwise.report.outcome import Item
 from segwise.report.statistics import (
     ALPHA,
     Floats,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from segwise.report.flags import SAID, SIGNATURES, Flagged
-from segwise.report.gather import ArmKey, Item
 from segwise.report.markup import DASH, count, details, e, listing, number, table
+from segwise.report.outcome import ArmKey, Item
 from segwise.report.overlay import KEY, Crops, pictures
 
 CASES_UP_TO, ENTRIES_UP_TO = 40, 15

@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from segwise.records.types import Record
-from segwise.report.gather import Arm, Gathered, Outcome, Panel
+from segwise.report.gather import Arm, Gathered, Panel
 from segwise.report.markup import count, details, e, interval, listing, number
+from segwise.report.outcome import Outcome
 from segwise.report.statistics import Comparison
 
 DOUBT = {"random": "random weights", "unknown": "unknown weights"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segwise.report import words
-from segwise.report.gather import Gathered, Outcome, each_once
+from segwise.report.gather import Gathered, each_once
 from segwise.report.markup import count, e, number
+from segwise.report.outcome import Outcome
 from segwise.report.overlay import KEY, Crops, pictures
 from segwise.report.ranking import Ranked, arm_name
 
