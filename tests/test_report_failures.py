@@ -115,7 +115,7 @@ def _judged(planted):
         severe[records[0].key] = gravest
         runs.append((records, scores))
     outcomes = gather(*join(*runs)).outcomes
-    return quality.judged(outcomes, "DSC", lambda o: severe[o.last.key])
+    return quality.judged(outcomes, "DSC", lambda o: {"decay": severe[o.last.key]})
 
 
 def test_each_structure_has_its_own_curve_where_there_are_enough_targets():
@@ -129,6 +129,16 @@ def test_each_structure_has_its_own_curve_where_there_are_enough_targets():
     assert found["liver"].aurc == pytest.approx(found["liver"].best) and found["liver"].sure
     assert found["liver"].aurc < found["liver"].chance < found["spleen"].aurc and not found["spleen"].sure
     assert found["liver"].low <= found["liver"].aurc <= found["liver"].high
+
+
+def test_the_leak_counts_by_itself_beside_the_gravest_signature():
+    """The leak knows all; another signature, graver always, knows nothing."""
+    runs = [outcome(case=f"p{i}", dsc=(1 - i / 20,)) for i in range(12)]
+    outcomes = gather(*join(*runs)).outcomes
+    found = quality.judged(outcomes, "DSC", lambda o: {"leak": int(o.last.case[1:]) / 20, "overrun": 5.0})
+    gravest, leak = found
+    assert "gravest" in gravest.title and "leak" in leak.title
+    assert leak.aurc == pytest.approx(leak.best) and gravest.aurc == pytest.approx(gravest.chance)
 
 
 def test_draws_of_a_target_are_one_point_of_the_curve():

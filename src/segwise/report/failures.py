@@ -36,7 +36,7 @@ def failures(gathered: Gathered, place: Mapping[str, int], crops: Crops) -> str:
         "draws averaged first.</p>"
     )
     stored = {case.outcome.last.key: case for case in found}
-    told = quality.block([case.outcome for case in found], gathered.primary, lambda o: stored[o.last.key].gravest)
+    told = quality.block([case.outcome for case in found], gathered.primary, lambda o: stored[o.last.key].severities)
     drawn = figure(
         _bars(by_arm, place),
         "Share of targets that a signature flags, mean over persons: bar with the reference, line without it.",

@@ -90,13 +90,13 @@ class Flag:
 
 @dataclass(frozen=True, eq=False)
 class Flagged:
-    """One result with its flags, the gravest first, and the gravest severity without the reference."""
+    """One result with its flags, the gravest first, and every severity without the reference by signature."""
 
     arm: Arm
     outcome: Outcome
     seen: tuple[Flag, ...]
     blind: tuple[Flag, ...]
-    gravest: float
+    severities: Mapping[str, float]
 
     @property
     def flags(self) -> tuple[Flag, ...]:
@@ -118,6 +118,7 @@ def read(arm: Arm, outcome: Outcome, crops: Crops) -> Flagged | None:
     try:
         value = json.loads(str(text))
         seen, blind = (tuple(map(Flag.of, value[name])) for name in ("flags", "blind_flags"))
-        return Flagged(arm, outcome, seen, blind, max(float(v) for v in value["blind"].values()))
+        severities = {str(name): float(v) for name, v in value["blind"].items()}
+        return Flagged(arm, outcome, seen, blind, severities) if severities else None
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

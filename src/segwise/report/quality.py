@@ -17,7 +17,8 @@ from segwise.report.markup import DASH, count, e, interval, number, table
 from segwise.report.outcome import Outcome
 from segwise.report.statistics import ALPHA, Floats, minus, subjects_needed
 
-Severities = Callable[[Outcome], float | None]  # of an outcome without a reference, None if not known
+Severities = Callable[[Outcome], Mapping[str, float]]  # by signature, without a reference; {} if not known
+Score = Callable[[Outcome], float | None]  # the higher, the more an outcome is trusted
 ENOUGH = 10  # targets below which a curve says nothing
 N_BOOT = 400
 _STRUCTURES_UP_TO = 60
@@ -78,22 +79,25 @@ def aurc(trust: Sequence[float] | Floats, risk: Sequence[float] | Floats) -> flo
     return float((np.cumsum(risks) / np.arange(1, len(risks) + 1)).mean())
 
 
-def judged(outcomes: Sequence[Outcome], measure: str, severity: Severities) -> list[Judged]:
+def judged(outcomes: Sequence[Outcome], measure: str, severities: Severities) -> list[Judged]:
     """Every quality score over all targets, and over each structure, where at least ten targets have it.
 
     Args:
         outcomes: of any arms, with a value of `measure`.
         measure: in [0, 1], higher is better.
-        severity: of the gravest signature.
+        severities: of the failure signatures.
 
     Returns:
         In a fixed order of scores; of each the pooled one first, then the structures by name.
     """
-    scores: dict[str, Severities] = {
+    scores: dict[str, Score] = {
         "agreement with other draws of the prompt": lambda o: o.values.get("agreement_seeds"),
         "agreement with other models": lambda o: o.values.get("agreement_models"),
         "no failure signature (gravest severity without a reference)": lambda o: (
-            None if (value := severity(o)) is None else -value
+            -max(known.values()) if (known := severities(o)) else None
+        ),
+        "no leak (severity without a reference)": lambda o: (
+            -known["leak"] if "leak" in (known := severities(o)) else None
         ),
         "the model's own estimate": lambda o: o.last.quality,
     }
@@ -109,7 +113,7 @@ def judged(outcomes: Sequence[Outcome], measure: str, severity: Severities) -> l
     return found
 
 
-def _points(outcomes: Sequence[Outcome], measure: str, get: Severities) -> list[_Point]:
+def _points(outcomes: Sequence[Outcome], measure: str, get: Score) -> list[_Point]:
     known: dict[tuple[str, ...], list[tuple[Outcome, float, float]]] = defaultdict(list)
     for o in outcomes:
         value, trust = o.values.get(measure), get(o)
@@ -152,9 +156,9 @@ def _interval(trust: Floats, risk: Floats, person: Sequence[int]) -> tuple[float
     return float(low), float(high), float(np.quantile(minus(found[:, 1], found[:, 0]), ALPHA / 2))
 
 
-def block(outcomes: Sequence[Outcome], measure: str, severity: Severities) -> str:
+def block(outcomes: Sequence[Outcome], measure: str, severities: Severities) -> str:
     """The tables with what they mean, "" if no score has enough targets."""
-    found = judged(outcomes, measure, severity)
+    found = judged(outcomes, measure, severities)
     pooled = [one for one in found if not one.structure]
     if not pooled:
         return ""
