@@ -2,8 +2,8 @@
 
 A good outline lies on the strongest step of intensity near it, a leak's lies on nothing, or on the far side of what it
 ran into. Source: the local search along the normal is that of active shape models (Cootes et al., Computer Vision and
-Image Understanding 1995, section 4); the log ratio of histograms inside and around is that of region-based contours
-(Zhu and Yuille, PAMI 1996). What is drawn from them is our own.
+Image Understanding 1995); the log ratio of likelihoods inside and around is that of region competition (Zhu and Yuille,
+PAMI 1996). What is drawn from them is our own.
 """
 
 from __future__ import annotations
