@@ -197,13 +197,13 @@ def export(path: Path | str, *, format: str = "csv", out: Path | None = None) ->
         raise FileError(f"{out}: cannot be written ({error.strerror})") from error
 
 
-def demo(out: Path | str, *, progress: Tick | None = None, workers: int = 1) -> Path:
+def demo(out: Path | str, *, progress: Tick | None = None, expect: Expect | None = None, workers: int = 1) -> Path:
     """Make the built-in scans in OUT-data, compare models on them, and write the report; its path."""
     from segwise.demo import plan_with_what_is_here, write_cases
 
     data = write_cases(Path(out).with_name(Path(out).name + "-data"), progress=progress)
     found = preview(plan_with_what_is_here(), data)
-    return run(found, out, workers=workers, progress=progress, command=("demo", "-o", str(out)))
+    return run(found, out, workers=workers, progress=progress, expect=expect, command=("demo", "-o", str(out)))
 
 
 def segment(

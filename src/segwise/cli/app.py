@@ -80,7 +80,7 @@ def demo(
     if pull:
         screen.try_pull("litemedsam")
     with screen.progress() as tick:
-        path = api.demo(out, progress=tick)
+        path = api.demo(out, progress=tick, expect=tick.expect)
     screen.done("Report", path)
 
 
