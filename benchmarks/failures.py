@@ -34,7 +34,7 @@ ALONE = ("box3d alone", "box2d alone")  # the prompt without the image
 SOURCES = ("reference", *BLIND, *ALONE)
 IMAGED = {
     "leak": ("inner", "place", "foreign"),
-    "overrun": ("strange",),
+    "overrun": ("blunt",),
     "decay": ("farther", "goes_on", "gnawed"),
 }  # say nothing without one
 KEPT = {  # with an image, the components that made the AUC on the calibrating half better

@@ -472,8 +472,8 @@ def test_scores_of_an_older_edition_are_made_again(segwise, dataset, tmp_path, m
     n = len(Run.read(tmp_path / "run").scores())
     assert segwise("score", tmp_path / "run")[1].startswith("0 scores written")
     older = next(s.reference for s in Run.read(tmp_path / "run").scores() if s.measure == "blind_leak")
-    assert older.endswith("edition 2")
-    monkeypatch.setattr(score, "_edition", lambda metric, digest: f"{digest}, edition 3")
+    assert older.endswith("edition 3")
+    monkeypatch.setattr(score, "_edition", lambda metric, digest: f"{digest}, edition 4")
     assert not segwise("score", tmp_path / "run")[1].startswith("0 scores written")
     assert len(Run.read(tmp_path / "run").scores()) == n  # in their place
 

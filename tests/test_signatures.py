@@ -10,7 +10,7 @@ from segwise.geometry import Grid
 from segwise.metrics import failures
 from segwise.pair import Pair, reason
 from segwise.prompt import Box, Prompt, Text
-from segwise.signatures import judge, look, scale
+from segwise.signatures import judge, look, overrun, scale
 from segwise.synth import spoilt
 
 SHAPE = (20, 24, 28)
@@ -149,9 +149,15 @@ def test_tissue_that_is_missing_far_from_the_prompt_is_decay():
 
 def test_an_end_of_other_tissue_is_over_propagation():
     past = changed(np.s_[15:18, 8:16, 10:20])
-    found = values(past, "overrun", blind=True, box=None, image=scan())
-    assert found["strange"] == round(3 / 13, 4)
-    assert values(past, "overrun", blind=True, box=None, image=scan(past))["strange"] == 0
+    wide = values(past, "overrun", blind=True, box=None, image=scan())["blunt"]
+    assert 1.5 < wide <= 2  # nothing of tissue and outline is the target's, over the whole of its area
+    narrow = changed(np.s_[15:18, 8:12, 10:20])
+    assert values(narrow, "overrun", blind=True, box=None, image=scan())["blunt"] == pytest.approx(wide / 2, rel=0.1)
+    assert values(past, "overrun", blind=True, box=None, image=scan(past))["blunt"] < 0.1
+    assert values(past, "overrun", blind=True, box=None, image=None)["blunt"] == 0
+    seen = look.look(Pair(None, past, GRID, None, scan()))
+    where = overrun.without(seen)["blunt"].where
+    assert where.sum() == past[17].sum() and np.argwhere(where)[:, 0].min() == seen.ends[1] - 1
 
 
 def test_what_the_image_says_does_not_depend_on_how_it_lies_or_on_the_reference():

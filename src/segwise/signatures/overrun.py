@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from segwise.geometry import Array
-from segwise.signatures.look import Found, Seen, ends_of
+from segwise.signatures.look import Found, Seen
 
 ALIKE = 0.9  # DSC of neighbouring slices of a tail
 STEADY = 0.25  # the area of a tail stays within this share of its last slice's
@@ -42,8 +42,9 @@ def without(seen: Seen) -> dict[str, Found]:
             the two ends; 0 unless boxes span several slices.
         volume: their volume as a share of the mask.
         tail: share of the mask's slices in the longest run at an end over which area and outline hardly change.
-        strange: share of the mask's slices in the longest run at an end of slices of which less than half looks like
-            the mask's core; 0 without an image.
+        blunt: how wide the mask ends where neither tissue nor edges are the target's: the last slice's area as a share
+            of the largest, times how much less of it looks like the mask's core, and how much less of its outline lies
+            on a step of intensity, than in the middle third of the slices; the worse end. 0 without an image.
     """
     where = np.zeros_like(seen.prediction)
     found = {"past": Found(0.0, where), "volume": Found(0.0, where)}
@@ -57,25 +58,26 @@ def without(seen: Seen) -> dict[str, Found]:
             "past": Found(n_past / n, where),
             "volume": Found(float(where.sum()) / float(seen.areas.sum()), where),
         }
-    return found | {"tail": _tail(seen), "strange": _strange(seen)}
+    return found | {"tail": _tail(seen), "blunt": _blunt(seen)}
 
 
-def _strange(seen: Seen) -> Found:
+def _blunt(seen: Seen) -> Found:
     where = np.zeros_like(seen.prediction)
     if seen.sight is None or seen.sight.core is None:
         return Found(0.0, where)
-    low, high = seen.ends
-    mask, areas = seen.prediction[low:high], seen.areas[low:high]
-    familiar = (mask & seen.framed(seen.sight.core)[low:high]).sum(axis=(1, 2)) >= areas / 2
-    first, last = ends_of(familiar & (areas > 0))
-    if not last:
+    sight, (low, high) = seen.sight, seen.ends
+    own = slice(low - sight.low[0], high - sight.low[0])
+    areas, own_tissue, fit = seen.areas[low:high], sight.familiar[own], sight.fit[own]
+    n = high - low
+    middle = np.flatnonzero(areas[n // 3 : max(n // 3 + 1, 2 * n // 3)]) + n // 3
+    if not len(middle):
         return Found(0.0, where)
-    before, after = first, high - low - last
-    if before >= after:
-        where[low : low + before] = mask[:before]
-    if after >= before:
-        where[high - after : high] = mask[len(mask) - after :]
-    return Found(max(before, after) / (high - low), where)
+    lost = float(np.median(own_tissue[middle]) + np.median(fit[middle])) - own_tissue - fit
+    values = np.maximum(lost, 0)[[0, -1]] * areas[[0, -1]] / areas.max()
+    for i, value in zip((low, high - 1), values, strict=True):
+        if 0 < value == values.max():
+            where[i] = seen.prediction[i]
+    return Found(float(values.max()), where)
 
 
 def _run(areas: Array) -> int:

@@ -23,7 +23,7 @@ BLIND: Scales = {  # with mask, prompt and image
     "leak": {"beyond": 0.0109, "slice": 0.127, "inner": 0.553, "place": 0.544, "foreign": 1.36},
     "discontinuity": {"odd": 0.087, "stairs": 0.182, "detour": 0.284, "gaps": 0.0556, "holes": 0.045},
     "hallucination": {"astray": 0.005, "aside": 0.484, "crumbs": 0.0685, "pieces": 1.39, "rough": 0.919},
-    "overrun": {"past": 0.167, "volume": 0.0173, "tail": 0.5, "strange": 0.333},
+    "overrun": {"past": 0.167, "volume": 0.0173, "tail": 0.5, "blunt": 0.214},
     "decay": {"lost": 0.005, "fading": 0.809, "farther": 0.441, "goes_on": 0.366, "gnawed": 0.0656},
 }
 ALONE: Scales = {  # with mask and prompt

@@ -24,6 +24,7 @@ REACH = 4.0  # voxels within the slice, how far a step of intensity is looked fo
 NEARER = 2.0  # standard deviation, in voxels, of the weight by which nearer steps are preferred
 BESIDE, APART = 2.0, (1.5, 1.0, 1.0)  # voxels to the places whose profiles are averaged; how far a step counts
 FAINT = 0.3  # of the median strength: fainter steps do not say where the outline should lie
+ON = 1.0  # voxel: an outline that is no further from a step lies on it
 WELL = 1.5  # voxels: an edge is well within or well outside an outline from here on
 BINS = 24
 FEWEST = 30  # voxels that a histogram needs
@@ -83,6 +84,21 @@ class Sight:
         near = sparse.csr_array((np.ones(len(one)), (one, other)), shape=(len(places), len(places)))
         total = np.stack([near @ channel for channel in sampled])
         return np.asarray(total / near.sum(axis=1)[:, None])
+
+    @cached_property
+    def fit(self) -> Array:
+        """float64 [n]: share of a slice's outline that lies on the strongest step near it; 0 for an empty slice."""
+        places, steps = self.outline
+        here = places[np.abs(steps) <= ON, 0] - self.low[0]
+        length = (self.mask & ~_eroded(self.mask)).sum(axis=(1, 2))
+        return np.asarray(np.bincount(here, minlength=len(length)) / np.maximum(length, 1))
+
+    @cached_property
+    def familiar(self) -> Array:
+        """float64 [n]: share of a slice's mask that looks like the whole's core; 0 for an empty slice or no core."""
+        if self.core is None:
+            return np.zeros(len(self.mask))
+        return np.asarray((self.core & self.mask).sum(axis=(1, 2)) / np.maximum(self.mask.sum(axis=(1, 2)), 1))
 
     @cached_property
     def likeness(self) -> Array | None:
