@@ -168,7 +168,10 @@ def test_a_forecast_says_time_memory_and_what_fits(data, tmp_path):
 def test_memory_is_said_before_and_only_ways_that_the_command_has(data, tmp_path):
     _, said = cli("train", SMALL, data, "-o", tmp_path / "a", "--dry-run", "--budget-gb", 0.01)
     assert "GB of memory, a batch comes on top" in said
-    assert "forecast again with --recompute or a smaller --patch or a smaller model" in said
+    assert "0.01 GB do not hold even one a batch\nwith --recompute: about" in said and "times as long" in said, said
+    assert "forecast again with a smaller --patch or a smaller model" in said
+    _, said = cli("train", SMALL, data, "-o", tmp_path / "a", "--dry-run", "--budget-gb", 0.01, "--recompute")
+    assert "with --recompute" not in said and "forecast again with a smaller --patch or" in said, said
     _, said = cli("pretrain", "unetr", data, "-o", tmp_path / "b", "--dry-run", "--budget-gb", 0.01, "--steps", 5)
     assert "forecast again with a smaller --patch or a smaller model" in said, said
 

@@ -391,11 +391,13 @@ def learn(learning: Learning, out: Path | str, **how: Any) -> Outcome:
     return room.train(learning, Path(out), **how)
 
 
-def learn_forecast(learning: Learning, *, device: str = "cpu", budget_gb: float | None = None) -> Forecast:
-    """What such a training will take, from a few steps of it."""
+def learn_forecast(
+    learning: Learning, *, device: str = "cpu", budget_gb: float | None = None, cheaper: bool = False
+) -> Forecast:
+    """What such a training will take, from a few steps of it; see `segwise.training.forecast.forecast`."""
     from segwise import learn as room
 
-    return room.forecast(learning, device=device, budget_gb=budget_gb)
+    return room.forecast(learning, device=device, budget_gb=budget_gb, cheaper=cheaper)
 
 
 def _write_rows(rows: Iterable[Mapping[str, Any]], format: str, stream: TextIO) -> None:

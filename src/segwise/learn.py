@@ -352,9 +352,11 @@ def train(
     return loop.train(recipe, out, minutes=minutes, device=device, known=known, progress=progress)
 
 
-def forecast(learning: Learning, *, device: str = "cpu", budget_gb: float | None = None) -> Forecast:
+def forecast(
+    learning: Learning, *, device: str = "cpu", budget_gb: float | None = None, cheaper: bool = False
+) -> Forecast:
     """What a training will take, from a few steps of it in a folder that is thrown away."""
-    return probed(learning.recipe, device=device, budget_gb=budget_gb)
+    return probed(learning.recipe, device=device, budget_gb=budget_gb, cheaper=cheaper)
 
 
 def told(chosen: Chosen, begun: pretrained.Pretrained | None = None) -> dict[str, Any]:

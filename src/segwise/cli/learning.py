@@ -103,7 +103,7 @@ def forecast_only(
     from segwise import api
 
     if dry_run:
-        found = api.learn_forecast(made, device=device, budget_gb=budget_gb)
+        found = api.learn_forecast(made, device=device, budget_gb=budget_gb, cheaper="--recompute" in ways)
         if json:
             screen.data(found)
         else:
@@ -119,20 +119,28 @@ def expected(told: Forecast, budget_gb: float | None, *, ways: Sequence[str] = W
     ]
     if told.fits is None or budget_gb is None:
         return lines[0]
-    if told.fits >= told.size:
-        lines.append(f"fits {budget_gb:g} GB")
-    elif told.fits:
-        more = math.ceil(told.size / told.fits)
-        smaller = f"{budget_gb:g} GB hold {told.fits} a batch: --batch {told.fits}"
-        smaller += f" --gather {more} learn from as many a step" if "--gather" in ways else ""
-        lines.append(smaller + ("; or forecast again with --recompute" if "--recompute" in ways else ""))
-    else:
-        own = [way for way in ("--recompute", "a smaller --patch") if way.split()[-1] in ways]
+    lines.append(_held(told, budget_gb, ways))
+    if told.recomputed is not None:
+        again = told.recomputed
+        longer = again.step_s / told.step_s
         lines.append(
-            f"{budget_gb:g} GB do not hold even one a batch: forecast again with "
-            f"{' or '.join([*own, 'a smaller model'])}"
+            f"with --recompute: about {duration(again.seconds)} ({longer:.2g} times as long) and "
+            f"{again.memory_gb:.2f} GB; {_held(again, budget_gb, ways)}"
         )
+    if told.fits == 0 and (told.recomputed is None or not told.recomputed.fits):
+        own = ["a smaller --patch"] if "--patch" in ways else []
+        lines.append(f"forecast again with {' or '.join([*own, 'a smaller model'])}")
     return "\n".join(lines)
+
+
+def _held(told: Forecast, budget_gb: float, ways: Sequence[str]) -> str:
+    fits = told.fits or 0
+    if fits >= told.size:
+        return f"fits {budget_gb:g} GB"
+    if not fits:
+        return f"{budget_gb:g} GB do not hold even one a batch"
+    more = f" --gather {math.ceil(told.size / fits)} learn from as many a step" if "--gather" in ways else ""
+    return f"{budget_gb:g} GB hold {fits} a batch: --batch {fits}{more}"
 
 
 def folder(out: Path) -> str:

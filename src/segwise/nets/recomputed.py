@@ -31,6 +31,12 @@ def recompute(net: nn.Module) -> int:
     return len(found)
 
 
+def recomputable(net: nn.Module) -> bool:
+    """Whether a net has blocks that `recompute` was not told of yet."""
+    found = list(blocks(net))
+    return bool(found) and not any(isinstance(block.forward, functools.partial) for block in found)
+
+
 def _again(forward: Callable[..., Any], block: nn.Module, *given: Any, **named: Any) -> Any:
     if not torch.is_grad_enabled():  # not by `training`: frozen modules keep to evaluation inside a training
         return forward(*given, **named)

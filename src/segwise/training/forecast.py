@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
+from segwise.nets.recomputed import recomputable, recompute
 from segwise.training.contract import Recipe
 from segwise.training.loop import train
-from segwise.training.memory import memory_gb
+from segwise.training.memory import memory_gb, start_anew
 
 STEPS = 4  # of a probe; the first is not timed
 
@@ -33,6 +34,8 @@ class Forecast:
         sample_gb: what one more sample a batch takes.
         size: samples a batch.
         fits: samples a batch that fit the budget, 0 if not even one does; None without a budget.
+        recomputed: the same with blocks computed again (gradient checkpointing), where that was asked for and the batch
+            does not fit.
     """
 
     seconds: float
@@ -41,16 +44,28 @@ class Forecast:
     sample_gb: float
     size: int
     fits: int | None = None
+    recomputed: Forecast | None = None
 
 
-def forecast(recipe: Recipe, *, device: str = "cpu", budget_gb: float | None = None) -> Forecast:
+def forecast(recipe: Recipe, *, device: str = "cpu", budget_gb: float | None = None, cheaper: bool = False) -> Forecast:
     """Probe a training; its net is no longer fresh afterwards.
 
     Args:
         recipe: of a stream with `size` samples a batch.
         device: where it will be trained.
         budget_gb: memory that there is.
+        cheaper: if the batch does not fit, probe gradient checkpointing too, where the net has blocks for it.
     """
+    told = _forecast(recipe, device, budget_gb)
+    net = recipe.objective.net
+    if not cheaper or told.fits is None or told.fits >= told.size or not recomputable(net):
+        return told
+    recompute(net)
+    start_anew(device)
+    return dataclasses.replace(told, recomputed=_forecast(recipe, device, budget_gb))
+
+
+def _forecast(recipe: Recipe, device: str, budget_gb: float | None) -> Forecast:
     stream: Any = recipe.stream
     size = int(stream.size)
     one, _, _ = _probed(recipe, 1, device)
