@@ -168,7 +168,8 @@ def test_few_persons_cannot_decide_whether_an_adapter_keeps_more():
     _, (family,) = families(*few)
     text = adapted.section(family, "DSC")
     assert "none of them is shown to flatten the fall" in text and "4 persons cannot decide" in text
-    assert "acts in the plane" in text  # what it is on a net of single slices is said
+    assert "acts in the plane only" in text  # what it is on a net of single slices is said
+    assert adapted._sees("sam(lift=chunks, size=nano)") == "" != adapted._sees("sam(size=nano)")
 
 
 def test_nothing_is_said_of_adapters_where_none_is_made_for_volumes():

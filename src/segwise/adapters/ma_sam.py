@@ -38,7 +38,7 @@ def apply(
         parts: of the base.
         rank, scale: of the factors.
         hidden: of the adapters; 0: half of a token's width, at most the 384 of the published ones.
-        slices: of a stack; 0: as many as the model shows at once, which is 1 but for models of stacks.
+        slices: of a stack; 0: as many as the model shows at once, which is 1 but for models of stacks and lift=chunks.
         decoder: train prompt encoder and mask decoder too, as the authors do.
         seed: of the first weights.
         checkpoint: a model folder, or a file of this adapter.
@@ -48,9 +48,12 @@ def apply(
         WeightsError: the file is missing, damaged or of another adapter.
     """
     at_least("ma-sam", rank=rank, scale=scale)
-    shown = max(1, parts.frame.shape[0])
+    shown = max(1, parts.frame.shape[0], getattr(parts.frame, "chunk", 1))
     if slices not in (0, 1, shown):
-        raise SpecError(f"ma-sam: slices is {slices}, and this model shows {shown} at once; leave it at 0")
+        raise SpecError(
+            f"ma-sam: slices is {slices}, and this model shows {shown} at once; leave it at 0, and give the model "
+            "lift=chunks and chunk= where it has them"
+        )
     net = copied(parts)
     found = blocks.sites(net)
     if not found:

@@ -38,7 +38,8 @@ def apply(
     Args:
         parts: of the base.
         hidden: of the adapters; 0: a quarter of a token's width (in the decoder at most 32).
-        chunk: how many slices attend to each other, where the lift shows whole chunks; 0 for single slices.
+        chunk: how many slices attend to each other, where the lift shows whole chunks; 0: as many as the model shows at
+            once (lift=chunks), which else are single slices; 1: each only to itself.
         prompts: adapters in the decoder too, one of them the hyper-prompting one.
         released: as the released code instead of the paper, on SAM's own encoder only: the norm sees the padding of
             windows, and prompt encoder and decoder (its blocks a little changed) are trained whole in place of
@@ -48,11 +49,15 @@ def apply(
 
     Raises:
         SpecError: the net has no transformer blocks that the adapters know, or chunk= is no number of slices that the
-            encoder can lay out.
+            encoder can lay out, or not as many as the model shows at once.
         WeightsError: the file is missing, damaged or of another adapter.
     """
     if hidden < 0 or chunk < 0:
         raise SpecError(f"med-sa: hidden is {hidden} and chunk {chunk}, expected 0 or more")
+    shown = getattr(parts.frame, "chunk", 1)
+    if shown > 1 and chunk not in (0, 1, shown):
+        raise SpecError(f"med-sa: chunk is {chunk}, and this model shows {shown} slices at once; leave it at 0")
+    chunk = 0 if chunk == 1 or max(chunk, shown) == 1 else chunk or shown
     net = copied(parts)
     found = blocks.sites(net)
     if not found:

@@ -1,11 +1,11 @@
 """`Chunks`: a 2D promptable net whose encoder sees some neighbouring slices at once.
 
-The slice of the prompt's first positive point is the middle of a chunk, and other chunks follow it without a gap on
-both sides; each chunk with a point in it is encoded once, all its slices together, and answers slice by slice. Later
-points move no chunk. Beyond the volume's ends the last slice is repeated.
+The middle slice of the prompt's boxes, or without a box that of its first positive point, is the middle of a chunk, and
+other chunks follow it without a gap on both sides; each chunk with a mark in it is encoded once, all its slices
+together, and answers slice by slice. Later points move no chunk. Beyond the volume's ends the last slice is repeated.
 
-A slice without a point of its own takes those of the nearest slice of its chunk that has some (`spread`), or is left
-out. The originals give every slice a point from the reference, which no user could.
+A slice without a mark of its own takes those of the nearest slice of its chunk that has some (`spread`), or is left
+out. Med-SA's authors give every slice a point from the reference, which no user could.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Chunks(Planes):
     Args:
         parts: a `PromptNet` whose `encode` takes the slices of a chunk as its batch; a `SliceFrame`.
         chunk: how many slices.
-        spread: slices without a point take those of the nearest slice of their chunk.
+        spread: slices without a mark take those of the nearest slice of their chunk.
     """
 
     def __init__(self, parts: Parts, *, chunk: int, spread: bool = True) -> None:
@@ -94,8 +94,10 @@ class Chunks(Planes):
         return found
 
     def _anchor(self, state: State, ask: Ask) -> int:
-        """The slice of the first positive point."""
+        """The middle slice of the boxes, or that of the first positive point."""
         placed = ask.prompt.on(state.volume.grid)
+        if len(placed.boxes):
+            return int(placed.boxes[:, 0, 0].min() + placed.boxes[:, 1, 0].max()) // 2
         return int(np.floor(placed.points[placed.positive][0, 0] + 0.5))
 
     def _spread(self, own: dict[int, Marks], first: int, depth: int) -> dict[int, Marks]:

@@ -42,9 +42,11 @@ class SliceFrame(Frame[Marks]):
 
     Attributes:
         carries: the next round takes back the low-resolution logits of this one.
+        chunk: how many neighbouring slices the lift shows the encoder at once (`lifts.chunks`); 1: each by itself.
     """
 
     carries: bool = False
+    chunk: int = 1
 
     @abstractmethod
     def restore(self, logits: Array, window: Grid) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from segwise.card import ModelCard, Variant, WeightFile
 from segwise.geometry import Array, Grid, Volume, bounds, regrid
+from segwise.lifts.chunks import Chunks
 from segwise.lifts.grey import GreyFrame, margin_in
 from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.planes import Planes
@@ -133,7 +134,7 @@ CARD = ModelCard(
         "query on that slice",
         "a slice with only negative points is not asked unless a round before answered on it",
         "several boxes on one slice are asked one by one, each with all the slice's points",
-        "lift=propagate and lift=orthogonal are Segwise's: SAM has no notion of another slice",
+        "lift=propagate, lift=orthogonal and lift=chunks are Segwise's: SAM has no notion of another slice",
         "MobileSAM: no output of the original was at hand; the keys were compared with its published source",
     ),
     seconds_hint=240.0,
@@ -156,6 +157,7 @@ class SamFrame(GreyFrame):
         mean, std: of the three channels, on 0..255.
         margin: of the next slice's box, in pixels of the view.
         carries: the logits of a round are the mask prompt of the next one.
+        chunk: how many neighbouring slices the encoder is shown at once.
     """
 
     size: int = 1024
@@ -163,6 +165,7 @@ class SamFrame(GreyFrame):
     std: tuple[float, ...] = PIXEL_STD
     margin: int = MARGIN_PX
     carries: bool = True
+    chunk: int = field(default=1, repr=False)  # the lift's, which counts it itself
 
     @property
     def shape(self) -> tuple[int, int, int]:  # type: ignore[override]
@@ -273,10 +276,11 @@ def load(
     *,
     size: Literal["b", "l", "h", "mobile", "nano"] = "b",
     checkpoint: str | None = None,
-    lift: Literal["slices", "propagate", "orthogonal"] = "slices",
+    lift: Literal["slices", "propagate", "orthogonal", "chunks"] = "slices",
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
     candidates: Literal["best", "one", "three"] = "best",
     carry: bool = True,
+    chunk: int = 5,
     stop: Literal["empty", "quality", "area"] = "area",
     margin: int = MARGIN_PX,
     level: float = 40.0,
@@ -291,11 +295,13 @@ def load(
         checkpoint: a file, or a folder with checkpoint.pth, in the published format of SAM or MobileSAM; its keys
             tell the size, config.json beside it what no key tells (decoder_num_heads, pixel_mean, pixel_std).
         lift: "slices" answers on every slice that a mark lies on; "propagate" goes on from the marked slices;
-            "orthogonal" fuses the slices of three planes.
+            "orthogonal" fuses the slices of three planes; "chunks" shows the encoder neighbouring slices at once, so
+            that adapters made for volumes (ma-sam, med-sa) act along depth; without one it answers as "slices".
         plane: of the slices; not with lift=orthogonal.
         candidates: "best" one mask for a box or several marks, and the best by predicted IoU of three for a lone point;
             "one" mask always; "three" candidates always, to choose from.
         carry: give the logits of a round back as the mask prompt of the next one.
+        chunk: with lift=chunks, slices of one; MA-SAM's are 5.
         stop: with lift=propagate, what ends a prompt that lies on one slice only.
         margin: with lift=propagate, pixels around a mask for the next slice's box, of a view of 1024 (of a smaller one
             in proportion).
@@ -319,10 +325,13 @@ def load(
         std=tuple(file.config.get("pixel_std", PIXEL_STD)),
         margin=margin_in(margin, network.prompt_encoder.size[0]),
         carries=carry,
+        chunk=chunk if lift == "chunks" else 1,
     )
     parts = Parts(network, frame, None, file.digest)
     if lift == "orthogonal":
         return Orthogonal(parts)
+    if lift == "chunks":
+        return Chunks(parts, chunk=chunk, spread=False)
     return Propagate(parts, stop=stop) if lift == "propagate" else Slices(parts)
 
 

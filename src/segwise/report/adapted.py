@@ -62,10 +62,17 @@ def _of_base(base: str, lines: Sequence[Line], family: Family, measure: str) -> 
         if not better
         else f"{better} of {len(every)} comparisons show{'s' * (better == 1)} a flatter fall with one"
     )
-    return (
-        f"<p><b>With and without an adapter made for volumes</b> ({e(base)}): {verdict}. On a net of single slices "
-        f"such an adapter sees no neighbouring slice and acts in the plane.</p><ul>{told}</ul>"
-    )
+    head = f"<b>With and without an adapter made for volumes</b> ({e(base)}): {verdict}{_sees(base)}."
+    return f"<p>{head}</p><ul>{told}</ul>"
+
+
+def _sees(base: str) -> str:
+    """A caveat where such an adapter has nothing to act on."""
+    try:
+        deep = parse(base).args.get("lift") == "chunks"
+    except SpecError:
+        return ""
+    return "" if deep else "; where the model shows it single slices, such an adapter acts in the plane only"
 
 
 def answer(one: Line, other: Line, family: Family, measure: str) -> str:

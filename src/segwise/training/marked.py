@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ class Slice(NamedTuple):
     Attributes:
         view: float32 [3, 1, S, S].
         window: its grid, (1, H, W).
-        asked: at least one.
+        asked: at least one; none on a slice that is shown as another one's neighbour and has none of its structures.
         key: of the view, equal for equal views; "" for one that was changed.
     """
 
@@ -65,7 +65,7 @@ class MarkedSlices:
         cases: prepared by `frame`; of the training subjects only.
         frame: of the net.
         users: what says the first word; one is drawn a batch, as the queries of a batch are of one make.
-        size: slices a batch.
+        size: slices a batch, or chunks of slices where `frame.chunk` is more than 1.
         targets: at most, a slice.
         seed: of everything drawn.
         augment: change slices; not where their features are kept.
@@ -91,23 +91,27 @@ class MarkedSlices:
             )
 
     def batch(self, index: int) -> list[Slice]:
-        """`size` slices."""
+        """`size` slices, or chunks of neighbouring slices one after the other."""
         rng = np.random.default_rng([self.seed, index])
         user = self.users[int(rng.integers(len(self.users)))]
         found: list[Slice] = []
-        while len(found) < self.size:
-            one = self._slice(rng, user)
-            found += [] if one is None else [one]
+        n = getattr(self.frame, "chunk", 1)
+        while len(found) < self.size * n:
+            found += self._chunk(rng, user, n)
         return found
 
-    def _slice(self, rng: np.random.Generator, user: Prompter) -> Slice | None:
+    def _chunk(self, rng: np.random.Generator, user: Prompter, n: int) -> list[Slice]:
+        """Empty if nothing is left to ask about."""
         fit = [case for case in self.cases if case.there]
         case = fit[int(rng.integers(len(fit)))]
         name = case.there[int(rng.integers(len(case.there)))]
         places = case.places(name)
         place = int(places[int(rng.integers(len(places)))][0])
         change = drawn(rng, mirror=[a for a in self.mirror if a], flat=True) if self.augment else Change()
-        return made(self.frame, case, place, name, user, rng, change=change, most=self.targets)
+        one = made(self.frame, case, place, name, user, rng, change=change, most=self.targets)
+        if one is None or n == 1:
+            return [] if one is None else [one]
+        return beside(self.frame, case, one, place, place - int(rng.integers(n)), user, rng, change=change)
 
 
 def made(
@@ -133,6 +137,50 @@ def made(
         change: of the image and the masks.
         most: structures.
     """
+    found, marks = _shown(frame, case, place, change)
+    ids = [case.names.index(first) + 1]
+    ids += [i for i in rng.permutation(np.unique(marks[marks > 0])).tolist() if i != ids[0]]
+    asked = _asked(case, found.window, marks, ids, user, rng, most)
+    return found._replace(asked=asked) if asked else None
+
+
+def beside(
+    frame: Frame[Any],
+    case: Prepared,
+    one: Slice,
+    place: int,
+    start: int,
+    user: Prompter,
+    rng: np.random.Generator,
+    *,
+    change: Change = Change(),  # noqa: B008 - frozen
+) -> list[Slice]:
+    """A slice and its neighbours, `frame.chunk` from one on, with the same structures asked about on each.
+
+    Beyond the ends the last slice is shown again, and nothing is asked about it. Arguments as `made`'s, and:
+
+    Args:
+        one: the slice.
+        place: of it.
+        start: of the first one; may lie before the volume.
+    """
+    ids = [case.names.index(asked.name) + 1 for asked in one.asked]
+    found = []
+    for i in range(start, start + frame.chunk):  # type: ignore[attr-defined]
+        other, marks = _shown(frame, case, min(max(i, 0), case.grid.shape[0] - 1), _again(change, i - place))
+        inside = 0 <= i < case.grid.shape[0]
+        asked = _asked(case, other.window, marks, ids, user, rng, len(ids)) if inside else ()
+        found.append(one if i == place else other._replace(asked=asked))
+    return found
+
+
+def _again(change: Change, step: int) -> Change:
+    """The same with other noise."""
+    return replace(change, seed=change.seed + step) if change.noise else change
+
+
+def _shown(frame: Frame[Any], case: Prepared, place: int, change: Change) -> tuple[Slice, Array]:
+    """A slice that nothing is asked about yet, and its labels [1, H, W]."""
     volume, labels = mapped(case)
     window = frame.window(case.grid, (place, 0, 0))
     image, marks = volume.array[:, place : place + 1], np.asarray(labels[place : place + 1])
@@ -141,18 +189,26 @@ def made(
         key = f"{volume.digest}:{place}"
     else:
         image, marks = _altered(image, marks, change)
-    ids = [case.names.index(first) + 1]
-    ids += [i for i in rng.permutation(np.unique(marks[marks > 0])).tolist() if i != ids[0]]
+    shown = Volume(image, window, volume.channels, f"{volume.digest}:{place}")
+    return Slice(frame.view(shown, window), window, (), key), marks
+
+
+def _asked(
+    case: Prepared,
+    window: Grid,
+    marks: Array,
+    ids: Sequence[int],
+    user: Prompter,
+    rng: np.random.Generator,
+    most: int,
+) -> tuple[Asked, ...]:
     asked: list[Asked] = []
     for i in ids:
         mask = marks == i
         if mask.sum() >= LEAST and len(asked) < most:
             said = user.first(Target(case.names[i - 1], mask, window), int(rng.integers(2**31)))
             asked += [] if said is None else [Asked(mask, said, case.names[i - 1])]
-    if not asked:
-        return None
-    shown = Volume(image, window, volume.channels, f"{volume.digest}:{place}")
-    return Slice(frame.view(shown, window), window, tuple(asked), key)
+    return tuple(asked)
 
 
 def _largest(case: Prepared, name: str) -> int:
@@ -160,16 +216,19 @@ def _largest(case: Prepared, name: str) -> int:
     return int((mapped(case)[1] == case.names.index(name) + 1).sum(axis=(1, 2)).max())
 
 
-def checked(frame: Frame[Any], cases: Sequence[Prepared], user: Prompter, *, n: int, seed: int) -> list[Slice]:
-    """The same slices of some cases every time, one structure each: what a learning curve is measured on."""
-    found: list[Slice] = []
+def checked(frame: Frame[Any], cases: Sequence[Prepared], user: Prompter, *, n: int, seed: int) -> list[list[Slice]]:
+    """The same slices or chunks of some cases every time, one structure each: what a learning curve is measured on."""
+    found: list[list[Slice]] = []
+    size = getattr(frame, "chunk", 1)
     rng = np.random.default_rng([seed, 78])
     wanted = [(case, name) for case in cases for name in case.there]
     for i in rng.permutation(len(wanted)).tolist()[:n]:
         case, name = wanted[i]
         places = case.places(name)[:, 0]
-        one = made(frame, case, int(np.median(places)), name, user, rng, most=1)
-        found += [] if one is None else [one]
+        place = int(np.median(places))
+        one = made(frame, case, place, name, user, rng, most=1)
+        if one is not None:
+            found.append([one] if size == 1 else beside(frame, case, one, place, place - size // 2, user, rng))
     return found
 
 

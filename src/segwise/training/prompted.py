@@ -37,7 +37,7 @@ class OnSlices:
         net: promptable; what requires a gradient is trained, all else stays as it is, running statistics included.
         frame: its preprocessing, with `restore`.
         user: clicks on errors, or None for a net that takes no points.
-        held: slices of the validation subjects.
+        held: slices of the validation subjects, each by itself or with its chunk.
         loss: on the voxels of the slice.
     """
 
@@ -47,7 +47,7 @@ class OnSlices:
         frame: Frame[Any],
         *,
         user: Prompter | None = None,
-        held: Sequence[Slice] = (),
+        held: Sequence[Sequence[Slice]] = (),
         loss: Loss = "dice-ce",
     ) -> None:
         self.net: PromptNet = net
@@ -75,13 +75,13 @@ class OnSlices:
     def validate(self) -> Measures:
         """Mean DSC on the held slices after the first word, and after a click where the net takes one."""
         found: dict[str, list[float]] = {}
-        for one in self.held:
-            prompts, seen = [q.prompt for q in one.asked], [None] * len(one.asked)
-            _, scores, left = self._round([one], prompts, seen)
+        for some in self.held:
+            prompts: list[Prompt] = [q.prompt for one in some for q in one.asked]
+            _, scores, left = self._round(some, prompts, [None] * len(prompts))
             found.setdefault("dsc", []).extend(scores)
             if self.user is not None:
-                prompts = self._clicked([one], prompts, [mask for mask, _ in left])
-                _, scores, _ = self._round([one], prompts, [logits for _, logits in left])
+                prompts = self._clicked(some, prompts, [mask for mask, _ in left])
+                _, scores, _ = self._round(some, prompts, [logits for _, logits in left])
                 found.setdefault("clicked", []).extend(scores)
         return {key: float(np.mean(values)) for key, values in found.items()}
 
@@ -128,10 +128,14 @@ class OnSlices:
         return Marks(**own)
 
     def _features(self, batch: Sequence[Slice]) -> Tree:
-        """Of all views, together; those of a frozen encoder are kept, so that a view is encoded once."""
+        """Of all views, together; those of a frozen encoder are kept, so that a view is encoded once.
+
+        Not those of chunks: what a slice's features are depends on its neighbours.
+        """
         device = next(self.net.parameters()).device
-        if not self.frozen:
-            return self.net.encode(torch.from_numpy(np.stack([s.view for s in batch])).to(device))
+        if not self.frozen or getattr(self.frame, "chunk", 1) > 1:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+                return self.net.encode(torch.from_numpy(np.stack([s.view for s in batch])).to(device))
         found = [self._frozen(s, device) for s in batch]
         return mapped_together(found)
 
