@@ -72,6 +72,14 @@ def compared(segwise, dataset, out, *more):
     return segwise(*words, "-o", out)
 
 
+def test_structures_are_named_by_commas_or_one_by_one(segwise, dataset, tmp_path):
+    words = ("compare", dataset, "-m", "box-fill", "-p", "box3d", "-o", tmp_path / "run", "--dry-run")
+    together = segwise(*words, "-t", "liver, spleen")
+    assert together[0] == 0 and together == segwise(*words, "-t", "liver", "-t", "spleen")
+    code, _, err = segwise(*words, "-t", "liver,splen")
+    assert code == 2 and "no case has splen" in err
+
+
 def test_compare_runs_to_a_report_and_resumes(segwise, dataset, tmp_path):
     code, out, err = compared(segwise, dataset, tmp_path / "run")
     assert code == 0, err

@@ -228,8 +228,12 @@ def compare(
         list[str] | None,
         typer.Option("-p", "--prompter", help="Spec of a simulated user; repeat. Models that take text need none."),
     ] = None,
-    target: Annotated[list[str] | None, typer.Option("-t", "--target", help="Only this structure; repeat.")] = None,
-    case: Annotated[list[str] | None, typer.Option("-c", "--case", help="Only this case; repeat.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("-t", "--target", help="Only these structures, by commas; or repeat.")
+    ] = None,
+    case: Annotated[
+        list[str] | None, typer.Option("-c", "--case", help="Only these cases, by commas; or repeat.")
+    ] = None,
     metric: Annotated[
         list[str] | None, typer.Option(help="Metric, or a measure like DSC; repeat. Default: all.")
     ] = None,
@@ -246,12 +250,17 @@ def compare(
     plan = api.compare_plan(
         tuple(model),
         tuple(prompter or ()),
-        targets=tuple(target or ()),
-        cases=tuple(case or ()),
+        targets=by_commas(target),
+        cases=by_commas(case),
         metrics=tuple(metric or ()),
         seeds=seeds,
     )
     _experiment(plan, data, out, layout=layout, workers=workers, features=features, dry_run=dry_run)
+
+
+def by_commas(texts: list[str] | None) -> tuple[str, ...]:
+    """Names of an option that may be repeated, and may name several."""
+    return tuple(name.strip() for text in texts or () for name in text.split(",") if name.strip())
 
 
 @app.command()
