@@ -1,17 +1,18 @@
 """Is learning real? Specialists and adapters on generated persons of a family that nothing was trained on.
 
     python benchmarks/learning.py OUT [--models unet,resenc,…] [--steps 500] [--tuned 200] [--csv FILE]
-    python benchmarks/learning.py OUT --exchanged | --moved
+    python benchmarks/learning.py OUT [--anywhere] [--exchanged]
 
 Torsos of 44 x 48 x 64 voxels: 10 persons to learn from, 2 for the learning curve, 6 to test on, five organs each. Every
 model gets the same few steps (segresnet, which learns slowest, twice as many), and must beat on the test persons: its
 own start (the untrained net, or the generalist as it came), the position prior (mean of the training masks, cut at the
 threshold that is best on them) and the best band of intensity (chosen on the training persons, inside the prior's
-reach). --exchanged gives every person the labels of another one. Persons of a family are alike, so these are noisy
-labels rather than wrong ones (DSC .34 to the right ones), and a net that sees the image averages some of the noise
-away; --moved also moves them around by distances drawn for each person (what leaves on one side comes back on the
-other), after which they have nothing to do with the image: a net must not beat the prior then. Trainings that are there
-are taken as they are.
+reach). --exchanged gives every person that is learned from the labels of another one. Persons of a family lie alike in
+their scans, so these are noisy labels rather than wrong ones (DSC .34 to the right ones), and a net that sees the image
+averages some of the noise away. With --anywhere every person lies somewhere else in the scan (image and labels are
+moved by distances drawn for each; what leaves on one side comes back on the other): exchanged labels have nothing to do
+with the image then, and a net that learned from them must not beat the prior. Trainings that are there are taken as
+they are.
 """
 
 from __future__ import annotations
@@ -47,30 +48,39 @@ ADAPTED = tuple(
 )
 
 
-def people(root: Path, *, exchanged: bool = False, moved: bool = False) -> None:
-    """Write the persons, as the demonstration does; with their labels exchanged in a circle, and moved."""
-    steps = np.random.default_rng(FIRST).random((LEARNED, 3))
+def people(root: Path, *, exchanged: bool = False, anywhere: bool = False) -> None:
+    """Write the persons, as the demonstration does; with their labels exchanged in a circle, or lying anywhere."""
     n = LEARNED + CURVE + TESTED
     scans = [ct(torso(FIRST + i, spacing_mm=2.2), FIRST + i, spacing_mm=SPACING_MM) for i in range(n)]
-    shape = tuple(min(scan.labels.shape[axis] for scan in scans) for axis in range(3))
+    if exchanged or anywhere:
+        scans = _alike(scans)
+    if anywhere:
+        far = np.random.default_rng(FIRST).random((n, 3))
+        scans = [_moved(scan, tuple((f * scan.labels.shape).astype(int))) for scan, f in zip(scans, far, strict=True)]
     for i, scan in enumerate(scans):
         donor = scans[(i + 1) % LEARNED] if exchanged and i < LEARNED else scan
-        labels = donor.labels[_low(donor, shape)] if exchanged else scan.labels
-        if moved and i < LEARNED:
-            labels = np.roll(labels, (steps[i] * labels.shape).astype(int), axis=(0, 1, 2))
-        mine = scan if not exchanged else Scan(_cut(scan.volume, shape), labels, donor.names)
-        write_scan(root / f"person_{i:02d}", mine, FIRST + i)
+        write_scan(root / f"person_{i:02d}", Scan(scan.volume, donor.labels, donor.names), FIRST + i)
 
 
-def _low(scan: Scan, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(scan.labels.shape, shape, strict=True))
+def _alike(scans: list[Scan]) -> list[Scan]:
+    """The middle of each, as large as all have it."""
+    shape = tuple(min(scan.labels.shape[axis] for scan in scans) for axis in range(3))
+    found = []
+    for scan in scans:
+        low = [(n - m) // 2 for n, m in zip(scan.labels.shape, shape, strict=True)]
+        high = [a + m for a, m in zip(low, shape, strict=True)]
+        here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        volume = scan.volume
+        cut = Volume.of(volume.array[(slice(None), *here)], volume.grid.crop(low, high), volume.channels)
+        found.append(Scan(cut, scan.labels[here], scan.names))
+    return found
 
 
-def _cut(volume: Volume, shape: tuple[int, ...]) -> Volume:
-    low = [(n - m) // 2 for n, m in zip(volume.grid.shape, shape, strict=True)]
-    high = [a + m for a, m in zip(low, shape, strict=True)]
-    here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    return Volume.of(volume.array[(slice(None), *here)], volume.grid.crop(low, high), volume.channels)
+def _moved(scan: Scan, far: tuple[int, ...]) -> Scan:
+    volume = scan.volume
+    array = np.roll(volume.array, far, axis=(1, 2, 3))
+    labels = np.roll(scan.labels, far, axis=(0, 1, 2))
+    return Scan(Volume.of(array, volume.grid, volume.channels), labels, scan.names)
 
 
 def present(case) -> tuple[str, ...]:
@@ -101,13 +111,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500, help="of a specialist")
     parser.add_argument("--tuned", type=int, default=200, help="of an adapter")
     parser.add_argument("--exchanged", action="store_true", help="every person with the labels of another one")
-    parser.add_argument("--moved", action="store_true", help="and these moved around")
+    parser.add_argument("--anywhere", action="store_true", help="every person somewhere else in the scan")
     parser.add_argument("--csv", type=Path, help="every value, one a line")
     given = parser.parse_args()
-    given.exchanged |= given.moved
-    data = given.out / ("moved" if given.moved else "exchanged" if given.exchanged else "people")
+    ways = [name for name in ("anywhere", "exchanged") if getattr(given, name)]
+    data = given.out / ("-".join(ways) or "people")
     if not data.is_dir():
-        people(data, exchanged=given.exchanged, moved=given.moved)
+        people(data, exchanged=given.exchanged, anywhere=given.anywhere)
     _, cases = inventory.find(data)
     cases.sort(key=lambda case: case.id)
     learned, test = cases[:LEARNED], cases[LEARNED + CURVE :]

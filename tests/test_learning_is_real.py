@@ -41,5 +41,11 @@ def test_a_small_budget_beats_all_three_baselines(tmp_path, model):
 
 @pytest.mark.parametrize("model", NETS)
 def test_labels_of_somebody_else_teach_no_more_than_where_organs_lie(tmp_path, model):
-    found = run(tmp_path, model, "--moved")
+    found = run(tmp_path, model, "--anywhere", "--exchanged")
     assert found[model] <= found["position prior"] + CHANCE, found
+
+
+def test_right_labels_of_the_same_persons_teach_more(tmp_path):
+    found = run(tmp_path, "unet", "--anywhere")
+    own = found.pop("unet")
+    assert own > max(found.values()) + 0.2, found | {"unet": own}
