@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import labelled_cases
-from adapter_bases import stirred
-from segwise import assemble
+from adapter_bases import base, stirred
+from segwise import assemble, catalog
 from segwise.cli.app import app
 from segwise.errors import SpecError
 from segwise.evaluate import inventory
 from segwise.geometry import Channel, Grid, Volume
+from segwise.lifts.chunks import Chunks
 from segwise.prompt import Box, Points, Prompt
 from segwise.segmenter import Ask
+from segwise.spec import parse
 from segwise.store import FeatureStore
 from segwise.training import marked, prepared
 from segwise.training.prompted import OnSlices
@@ -60,6 +64,23 @@ def test_an_adapter_made_for_volumes_sees_the_neighbours_of_a_slice(adapter):
     moved = np.nan_to_num(np.abs(after - before)).max(axis=(1, 2))
     assert (moved[4:7] > 1e-3).all(), moved  # the chunk of slice 6
     assert moved[[2, 3, 7]].max() < 1e-4, moved
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["litemedsam", "sam"])
+def test_ma_sam_mixes_the_slices_of_any_encoder(name):
+    of = base(name)
+    shown = dataclasses.replace(of.parts, frame=dataclasses.replace(of.parts.frame, chunk=3))
+    module, arguments = catalog.load("adapters", parse("x+ma-sam").plus[0])
+    parts = module.apply(shown, **arguments)
+    three = of.image.repeat(3, 1, 1, 1, 1) * torch.arange(1, 4).view(3, 1, 1, 1, 1)
+    assert torch.equal(parts.net.encode(three), of.parts.net.encode(three))
+    stirred(parts)
+    before = parts.net.encode(three)
+    three[2] += 1
+    after = parts.net.encode(three)
+    assert not torch.equal(after[1], before[1])
+    assert Chunks(parts, chunk=3, spread=False).rebuilt(parts).chunk == 3
 
 
 def test_a_click_after_the_box_moves_no_chunk():

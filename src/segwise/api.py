@@ -28,12 +28,13 @@ from segwise.case import Case
 from segwise.decide import scenario
 from segwise.errors import FileError, SpecError
 from segwise.evaluate import compare as experiments
-from segwise.evaluate import inventory
+from segwise.evaluate import expand, inventory
 from segwise.evaluate.compare import Preview, preview, score
 from segwise.evaluate.compare import named_plan as read_plan
 from segwise.evaluate.compare import plan_of as compare_plan
 from segwise.evaluate.pace import Expect
 from segwise.records.run import Run
+from segwise.records.types import Plan
 from segwise.session import Session
 from segwise.store import FeatureStore
 
@@ -120,6 +121,18 @@ def cases(data: Path | str, *, layout: str | None = None) -> list[dict[str, Any]
     return inventory.inventory(found)
 
 
+def check_plan(plan: Plan) -> None:
+    """Refuse what is wrong with a plan whatever the data: names of members, and its scenario.
+
+    Raises:
+        PlanError: all that is wrong.
+    """
+    if plan.scenario:
+        scenario.read(plan.scenario)
+    if plan.study is None:
+        expand.check(plan)
+
+
 def read_cases(data: Path | str, *, layout: str | None = None) -> list[Case]:
     """The cases of a data set, nothing of them read yet.
 
@@ -143,9 +156,15 @@ def run(
 
     Args and errors as `evaluate.compare.run`.
     """
-    if found.plan.scenario:
-        scenario.read(found.plan.scenario)  # a wrong one is told before anything is computed
-    experiments.run(found, out, workers=workers, progress=progress, expect=expect, command=command, features=features)
+    from segwise.decide import for_report
+
+    check_plan(found.plan)  # a wrong one is told before anything is computed
+    try:
+        experiments.run(
+            found, out, workers=workers, progress=progress, expect=expect, command=command, features=features
+        )
+    finally:
+        for_report.keep(out, found.plan.scenario)
     return report(out)
 
 

@@ -49,7 +49,9 @@ app.command()(decide.consent)
 
 Layout = Annotated[str | None, typer.Option(help="Layout of the data set; default: recognised from the folder.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where to write.")]
-RunOut = Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run; not needed with --dry-run.")]
+RunOut = Annotated[
+    Path | None, typer.Option("-o", "--out", help="Folder of the run; not needed with --dry-run on --data.")
+]
 Workers = Annotated[
     int, typer.Option(min=1, help="Processes that run tasks, and trainings of a study; each loads its own model.")
 ]
@@ -283,6 +285,7 @@ def run(
     from segwise import api
 
     found = api.read_plan(plan)
+    api.check_plan(found)
     if found.study is not None:
         studied(found, data or [], out, layout=layout, workers=workers, features=features, dry_run=dry_run)
         return

@@ -25,7 +25,7 @@ Organ = Annotated[str, typer.Option(help="A structure, by any name that segwise 
 Region = Annotated[str, typer.Option(help="A main structure of the survey, such as Brain or 'Abdominal Organs'.")]
 Dataset = Annotated[str, typer.Option(help="Id or name of a data set.")]
 Model = Annotated[str, typer.Option("-m", "--model", help="Id or name of a model.")]
-MetricName = Annotated[str, typer.Option("--metric", help="DSC, NSD, HD95 or HD.")]
+MetricName = Annotated[str, typer.Option("--metric", help="DSC, IoU, NSD, HD95, HD or ASSD.")]
 Year = Annotated[str, typer.Option(help="Of the model: 2024 or 2020-2024.")]
 ReportedBy = Annotated[str, typer.Option(help="primary (the model's own authors), or words of the paper that reports.")]
 Sort = Annotated[str, typer.Option(help="A column; -COLUMN for the greatest first.")]
@@ -114,14 +114,16 @@ def compare(
     from segwise.evidence import compare as room
     from segwise.evidence.base import open_base
     from segwise.evidence.query import find
+    from segwise.evidence.schema import METRICS
     from segwise.report.measured import Named, of_runs
 
     sheet.check(format, cite)
     base = open_base(add or ())
-    id, metric = find(base, "dataset", dataset), metric.upper()
+    id, metric = find(base, "dataset", dataset), next((m for m in METRICS if m.lower() == metric.lower()), metric)
     name = anatomy.resolve(target).name
     mine = Named(base, id, tuple(called or ()))
-    own = of_runs(run or (), mine, name, metric)
+    once = list(dict.fromkeys(path.resolve() for path in run or ()))
+    own = of_runs(once, mine, name, metric)
     found = room.published(base, id, (name,), metric)
     sheet.comparison(room.beside([*own, *found], dataset=id, target=name, metric=metric), format=format, cite=cite)
 

@@ -7,6 +7,7 @@ import dataclasses
 import json as json_
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -191,7 +192,8 @@ def member(kind: str, name: str, *, json: bool) -> None:
     """All that a member declares; the kind may stand in the singular, and a model's name have arguments."""
     kind = f"{kind}s" if f"{kind}s" in catalog.KINDS else kind
     if kind == "plans":
-        sys.stdout.write(catalog.plan_path(name).read_text(encoding="utf-8"))
+        text = catalog.plan_path(name).read_text(encoding="utf-8")
+        data(tomllib.loads(text)) if json else sys.stdout.write(text)
         return
     asked = spec.parse(name) if kind == "models" and "(" in name else spec.Spec(name)
     found = catalog.member(kind, asked.name)

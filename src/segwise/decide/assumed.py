@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segwise.decide.scenario import KINDS, Scenario
+from segwise.decide.scenario import KINDS, Scenario, shipped
 from segwise.report.markup import e, note, table
 
 
@@ -17,7 +17,8 @@ def assumptions(scenario: Scenario, keys: Sequence[str]) -> str:
         rows.append([e(key), *cells, f'<td class="w small">{e(one.source)}</td>'])
     text = (
         "No figure here was measured in the run. To put in your own, write a file: "
-        f"<code>base = &quot;{e(scenario.name)}&quot;</code>, then under <code>[assumptions]</code> a line each, as in "
+        f"<code>base = &quot;{e(scenario.base or shipped()[0])}&quot;</code>, then under "
+        "<code>[assumptions]</code> a line each, as in "
         "<code>wage_hour = { value = 72, low = 60, high = 90, source = &quot;payroll 2026&quot; }</code>, and give "
         "<code>--scenario FILE.toml</code>."
     )

@@ -12,6 +12,7 @@ from segwise.spec import parse
 
 SHOWN = 6  # models that a message names
 APART = " · "  # between the model and the prompter of a label
+BETWEEN = "; "  # names, which have commas themselves
 
 
 def places(models: Sequence[tuple[str, ...]], wanted: str, option: str) -> list[int]:
@@ -35,11 +36,28 @@ def places(models: Sequence[tuple[str, ...]], wanted: str, option: str) -> list[
     near = difflib.get_close_matches(wanted, there, n=len(there), cutoff=0.4)
     first = list(dict.fromkeys([*near, *there]))[:SHOWN]
     more = f" and {len(there) - SHOWN} more, which its report names" if len(there) > SHOWN else ""
-    raise SpecError(f'--{option} "{wanted}": no such model in this run; there are {", ".join(first)}{more}')
+    raise SpecError(f'--{option} "{wanted}": no such model in this run; there are {BETWEEN.join(first)}{more}')
+
+
+def one(models: Sequence[tuple[str, ...]], wanted: str, option: str) -> list[int]:
+    """`places` of a name that must mean one model, whatever it was asked with.
+
+    Raises:
+        SpecError: as `places`, or it fits several models.
+    """
+    found = places(models, wanted, option)
+    exact = [i for i in found if wanted in (models[i][0], *_names(*models[i][:2])[1:3])]
+    found = exact or found
+    names = sorted({models[i][1].split(APART, maxsplit=1)[0] for i in found})
+    if len(names) > 1:
+        some = BETWEEN.join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        raise SpecError(f'--{option} "{wanted}" fits {len(names)} models of this run: {some}; name one of them')
+    return found
 
 
 def _names(spec: str, label: str) -> tuple[str, ...]:
-    return spec, label, label.split(APART, maxsplit=1)[0], spec.split("(", maxsplit=1)[0]
+    model = label.split(APART, maxsplit=1)[0]
+    return spec, label, model, model.split(", ", maxsplit=1)[0], spec.split("(", maxsplit=1)[0]
 
 
 def _folders(*specs: str) -> list[Path]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from segwise.decide import called
 from segwise.decide.measured import Measured, shared
+from segwise.errors import SpecError
 from segwise.report.statistics import subjects_needed
 
 KINDS = {"specialist": ("specialist",), "generalist": ("generalist", "floor")}
@@ -75,8 +76,9 @@ def sides(arms: Sequence[Measured], *, generalist: str = "", specialist: str = "
     Of the ways without a pair those with subjects enough to decide come first, and only those that were named.
 
     Raises:
-        SpecError: no arm of that name.
+        SpecError: no arm of that name, or the two names are one model or stand for each other's kind.
     """
+    _apart(arms, generalist, specialist)
     pair = duel(arms, generalist=generalist, specialist=specialist)
     if pair:
         return Sides(first=pair.generalist, second=pair.specialist, n_targets=pair.n_targets, why="")
@@ -95,6 +97,18 @@ def sides(arms: Sequence[Measured], *, generalist: str = "", specialist: str = "
     needed = subjects_needed(1)
     best = max(asked or arms, key=lambda arm: (len({play.person for play in arm.plays}) >= needed, arm.mean, arm.label))
     return Sides(first=None, second=best, n_targets=len(best.items), why=why)
+
+
+def _apart(arms: Sequence[Measured], generalist: str, specialist: str) -> None:
+    if not generalist or not specialist:
+        return
+    one, other = (named(arms, name, kind) for name, kind in ((generalist, "generalist"), (specialist, "specialist")))
+    if {arm.label for arm in one} == {arm.label for arm in other}:
+        raise SpecError(f"--generalist and --specialist both name {specialist}: expected two models")
+    if all(arm.family == "specialist" for arm in one) and not any(arm.family == "specialist" for arm in other):
+        raise SpecError(
+            f"--generalist {generalist} is a specialist and --specialist {specialist} is none: exchange the two"
+        )
 
 
 def kept(ordered: Sequence[Measured], always: Collection[str], most: int) -> list[Measured]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +103,7 @@ def read(run_dir: Path | str, model: str) -> Known:
         model: spec, bare name, label or folder.
 
     Raises:
-        RunError: not a run, or the model has no score in it. SpecError: the model is not in the run.
+        RunError: not a run, or the model has no score in it. SpecError: no model of the run, or several.
     """
     run = Run.read(run_dir)
     records = run.records()
@@ -110,10 +111,10 @@ def read(run_dir: Path | str, model: str) -> Known:
         raise RunError(f"{run.path} holds no finished task, so nothing is known; run it first (it resumes)")
     whole = gather(records, run.scores())
     there = [(a.key[0], a.label, *map(str, (a.card.get("learned") or {}).get("models") or ())) for a in whole.arms]
-    arms = tuple(whole.arms[i] for i in called.places(there, model, "model"))
+    arms = tuple(whole.arms[i] for i in called.one(there, model, "model"))
     scored = [arm for arm in arms if arm.values]
     if not scored:
-        raise RunError(f"{run.path} has no score of {model}; type: segwise score {run.path}")
+        raise RunError(f"{run.path} has no score of {model}; type: segwise score {shlex.quote(str(run.path))}")
     arm = max(scored, key=lambda one: (not one.doubt, one.mean(whole.primary, one.values) or 0.0, one.label))
     gathered = replace(whole, arms=arms)
     found = Facts([*_of_card(arm, gathered), *_of_results(arm, gathered, str(run.path.name))])
@@ -133,6 +134,10 @@ def _of_card(arm: Arm, gathered: Gathered) -> list[Fact]:
         tell(field, card.get(field), field)
     for field in ("modalities", "training_sets", "training_note", "deviations", "takes"):
         tell(field, card.get(field), field)
+    if not card.get("parameters_m") and not card.get("training_sets") and card.get("family") == "floor":
+        tell("training_sets", "none: it learns nothing", "family")
+        tell("training_note", "nothing: it learns nothing", "family")
+        tell("licence_weights", "it has no weights", "family")
     size = card.get("parameters_m")
     tell("parameters", f"{size:g} million" if size else "", "parameters_m")
     tell("commercial", "no commercial use" if card.get("non_commercial") else "", "non_commercial")
@@ -161,6 +166,7 @@ def _of_results(arm: Arm, gathered: Gathered, run: str) -> list[Fact]:
     n_subjects = len(set(persons))
     where = f"records of run {run}: {arm.label}, last round of {len(items)} targets of {n_subjects} subjects"
     done = [o for o in arm.outcomes if o.status == "done"]
+    n_made = len({o.person for o in done if words.is_generated(o)})
     structures, modalities = sorted({i[2] for i in items}), sorted({o.last.modality for o in done if o.last.modality})
     found = [
         _count("n_subjects", n_subjects, where),
@@ -168,7 +174,7 @@ def _of_results(arm: Arm, gathered: Gathered, run: str) -> list[Fact]:
         _count("n_targets", len(items), where),
         _count("n_datasets", len({i[0] for i in items}), where),
         Fact(key="measure", text=measure, value=measure, source=where),
-        _counted("people", n_subjects, "person", "people", where),
+        _people(n_subjects, n_made, where),
         _counted("kinds", len(structures), "kind", "kinds", f"{where}: {listing(structures)}"),
         _counted("outlines", len(items), "outline", "outlines", where),
         Fact(key="structures", text=listing(structures), value=structures, source=where),
@@ -187,6 +193,9 @@ def _of_results(arm: Arm, gathered: Gathered, run: str) -> list[Fact]:
     silver = sorted({words.quality_of(o) for o in done})
     found.append(Fact(key="references", text=listing(silver), value=silver, source="records: quality of the reference"))
     by_people = "was drawn or checked by people" if silver == ["gold"] else "was not always drawn or checked by people"
+    if n_made:
+        found.append(_count("n_generated", n_made, "records: notes of the cases"))
+        by_people = "the computer that made the bodies knows" if n_made == n_subjects else f"{by_people} or made up"
     source = "records: quality of the reference"
     found.append(Fact(key="reference_words", text=by_people, value=silver, source=source))
     spent = [s for o in done if (s := total_seconds(o)) is not None]
@@ -203,6 +212,16 @@ def _of_results(arm: Arm, gathered: Gathered, run: str) -> list[Fact]:
     if asked is not None:
         found.append(Fact(key="interactions", text=f"{asked:g}", value=asked, source=f"{where}, median"))
     return found
+
+
+def _people(n_subjects: int, n_made: int, source: str) -> Fact:
+    """How many were scanned, and how many of them are no persons."""
+    if not n_made:
+        return _counted("people", n_subjects, "person", "people", source)
+    made = f"{n_made:,} made-up {'body' if n_made == 1 else 'bodies'}"
+    people = _counted("people", n_subjects - n_made, "person", "people", source)
+    text = f"{made}, not of people" if n_made == n_subjects else f"{people.text} and {made}"
+    return Fact(key="people", text=text, value=n_subjects, source=f"{source}; generated ones by the notes of the cases")
 
 
 def _count(key: str, n: int, source: str) -> Fact:

@@ -8,9 +8,11 @@ from statistics import fmean
 
 import numpy as np
 
+from segwise import catalog
 from segwise.decide.checklist import checklist
 from segwise.decide.facts import Fact, Facts, Known, read
 from segwise.decide.shares import exact_interval, percents
+from segwise.evaluate import agreement
 from segwise.report import about, breakdown, overlay, ranking, shell, structures, words
 from segwise.report.markup import DASH, details, e, interval, listing, note, number, table
 from segwise.report.outcome import Item
@@ -68,7 +70,7 @@ def completed(known: Known) -> Known:
     leak = known.facts["leakage"]
     if leak.text.startswith("no overlap:") or leak.text == "nothing was learned":
         facts.append(Fact(key="independent", text=leak.text, value=True, source=leak.source))
-    if known.facts["references"].value == ["gold"]:
+    if known.facts["references"].value == ["gold"] and "n_generated" not in known.facts:
         facts.append(Fact(key="gold", text="gold", value=True, source=known.facts["references"].source))
     never = untested(known)
     facts.append(Fact(key="never", text=listing(never), value=never, source="card against records"))
@@ -80,6 +82,9 @@ def untested(known: Known) -> list[str]:
     card, facts = known.arm.card, known.facts
     tested = {o.last.modality for o in known.arm.outcomes if o.status == "done"}
     found = [f"{name} scans" for name in card.get("modalities") or () if name not in tested]
+    if "n_generated" in facts:
+        n, of = facts["n_generated"].value, facts["n_subjects"].value
+        found.insert(0, "real scans of people: all subjects were generated" if n == of else _real(n, of))
     labels = card.get("labels")
     if isinstance(labels, dict):
         variant = str(known.arm.outcomes[0].last.resolved.get("variant", ""))
@@ -98,6 +103,10 @@ def untested(known: Known) -> list[str]:
     found.append("age and sex of the patients: not in the records")
     found.append("use by real readers: the prompts were simulated")
     return found
+
+
+def _real(n: int, of: int) -> str:
+    return f"real scans of more than {of - n} of the {of} subjects: the others were generated"
 
 
 def _kinds(known: Known) -> list[str]:
@@ -155,6 +164,7 @@ def _measures(known: Known) -> str:
     items = sorted(known.arm.values)
     person = {o.item: o.person for o in known.arm.outcomes}
     rows = []
+    meanings = _meanings()
     for measure in known.gathered.measures:
         drawn: dict[Item, list[float]] = defaultdict(list)
         for o in known.arm.outcomes:
@@ -166,11 +176,22 @@ def _measures(known: Known) -> str:
             column, persons = np.array([[values[item]] for item in there]), [person[item] for item in there]
             low, high = (float(side[0]) for side in interval_of_mean(column, persons))
             mean = float(subject_means(column, persons).mean())
-            rows.append(
-                [e(measure), number(mean), interval(low, high) or DASH, str(len(there)), str(len(set(persons)))]
-            )
-    head = ["Measure", "Mean over subjects", "95 % interval", "Targets", "Subjects"]
-    return table(head, rows, name="Measures")
+            word = meanings.get(measure) or meanings.get(measure.partition(" ")[0], "")
+            said = f'<td class="w small">{e(word) or DASH}</td>'
+            count = [str(len(there)), str(len(set(persons)))]
+            rows.append([e(measure), said, number(mean), interval(low, high) or DASH, *count])
+    head = ["Measure", '<th scope="col" class="w">What it is</th>', "Mean over subjects", "95 % interval"]
+    return table([*head, "Targets", "Subjects"], rows, name="Measures", left=2)
+
+
+def _meanings() -> dict[str, str]:
+    """Measure -> in words."""
+    cards = [catalog.member("metrics", name).card for name in catalog.names("metrics")]
+    found = {measure: one.meaning for card in cards for measure, one in card.measures.items()}
+    return found | {
+        agreement.SEEDS: "agreement (DSC) with other draws of the prompt, without the reference",
+        agreement.MODELS: "agreement (DSC) with other models, without the reference",
+    }
 
 
 def _rates(known: Known) -> str:

@@ -8,6 +8,18 @@ from segwise.decide import cost_page, scenario, workflow_page
 from segwise.decide.measured import measured
 from segwise.records.run import Run
 from segwise.report.document import Section
+from segwise.report.markup import e, note
+
+KEPT = "scenario.toml"  # of a run: what its plan's file said, so that the report can be written again anywhere
+
+
+def keep(run_dir: Path | str, name: str) -> None:
+    """A copy of a user's own scenario in the run; nothing for a shipped one, or where there is no run."""
+    run, file = Path(run_dir), Path(name)
+    if name and name not in scenario.shipped() and run.is_dir() and file.is_file():
+        part = run / f".{KEPT}.tmp"
+        part.write_bytes(file.read_bytes())
+        part.replace(run / KEPT)
 
 
 def sections(run_dir: Path | str) -> list[Section]:
@@ -20,5 +32,10 @@ def sections(run_dir: Path | str) -> list[Section]:
     name = (run.about().get("plan") or {}).get("scenario")
     if not name:
         return []
-    site, arms = scenario.read(name), measured(run.records(), run.scores())
+    own = run.path / KEPT
+    if name not in scenario.shipped() and not own.is_file() and not Path(name).is_file():  # a run of older days, moved
+        lost = f"The plan's scenario, {e(name)}, is no longer there: segwise cost RUN -s FILE.toml writes this page."
+        return [("cost", "Cost of ownership", note(lost, kind="warn"))]
+    site = scenario.read(own if own.is_file() and name not in scenario.shipped() else name)
+    arms = measured(run.records(), run.scores())
     return [cost_page.section(arms, site), workflow_page.section(arms, site)] if arms else []

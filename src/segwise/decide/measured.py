@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,10 @@ def read(run_dir: Path | str) -> tuple[list[Measured], Mapping[str, Any]]:
         raise RunError(f"{run.path} holds no finished task, so nothing was measured; run it first (it resumes)")
     found = measured(records, run.scores())
     if not found:
-        raise RunError(f"{run.path} has no DSC of any round with published weights; type: segwise score {run.path}")
+        raise RunError(
+            f"{run.path} has no DSC of any model whose weights are known; if it is not scored yet, type: segwise score "
+            f"{shlex.quote(str(run.path))}"
+        )
     return found, run.about()
 
 

@@ -48,6 +48,8 @@ def drawn_anew(dsc: float | None, scenario: Scenario) -> bool:
 def in_words(scenario: Scenario) -> str:
     """How a page tells it; plain text."""
     least, anew = min(scenario["repair_minutes"], scenario["hand_minutes"]), scenario["hand_minutes"]
+    if least == anew:
+        return f"mending takes as long as drawing anew, {anew:g} minutes; the looks and marks before are not given back"
     return (
         f"mending takes {least:g} minutes just below good enough and rises linearly to drawing anew, {anew:g} minutes, "
         f"at DSC {scenario['redo_below']:g} and below; the looks and marks that came before are not given back"

@@ -83,7 +83,7 @@ KINDS: Mapping[str, Kind] = {
     "machines": Kind(
         meaning="requests that the machine answers at once", about="queue", least=1, most=1000, whole=True
     ),
-    "arrivals_per_hour": Kind(meaning="cases that arrive in an hour", about="queue", least=1e-6),
+    "arrivals_per_hour": Kind(meaning="cases that arrive in an hour", about="queue", least=0.01, most=200),
     "shift_hours": Kind(meaning="hours of a shift", about="queue", least=0.1, most=24),
     "variation": Kind(meaning="standard deviation of a reader's seconds, share of the mean", about="queue", most=3),
     "judgement_sd": Kind(meaning="error of the reader's judgement of DSC, standard deviation", about="queue", most=0.5),
@@ -106,6 +106,7 @@ class Scenario:
 
     Attributes:
         name: of the file.
+        base: the shipped scenario that it is or begins with; "" if it states everything itself.
         title, dated: in words; when its defaults were written down.
         currency: of all prices.
         assumptions: by the keys of `KINDS`, all of them.
@@ -116,6 +117,7 @@ class Scenario:
     dated: str
     currency: str
     assumptions: Mapping[str, Assumption]
+    base: str = ""
 
     def __getitem__(self, key: str) -> float:
         return self.assumptions[key].value
@@ -177,7 +179,14 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Scenario:
     for key, value in words.items():
         if not value:
             raise PlanError(f'{source}: {key}: nothing came, expected words such as "2026-11" or "EUR"')
-    return Scenario(name=name, title=str(content.get("title") or name), assumptions=known, **words)
+    good, anew = known["accept_dsc"].value, known["redo_below"].value
+    if good <= anew:
+        raise PlanError(
+            f"{source}: accept_dsc {good:g} is not above redo_below {anew:g}; a mask that is good enough cannot be one "
+            "that is drawn anew"
+        )
+    begun = str(content.get("base") or (name if name in shipped() else ""))
+    return Scenario(name=name, title=str(content.get("title") or name), assumptions=known, base=begun, **words)
 
 
 def _base(value: Any, where: str) -> Scenario | None:
@@ -199,7 +208,7 @@ def _assumption(key: str, value: Any, where: str) -> Assumption:
         if field not in FIELDS:
             raise PlanError(f"{where}.{field}: no such field; there are {', '.join(FIELDS)}")
     middle = _number(key, table.get("value"), f"{where}.value")
-    source = str(table.get("source") or "the user's own figure, no source given")
+    source = str(table.get("source") or "").strip() or "the user's own figure, no source given"
     low = _number(key, table.get("low", middle), f"{where}.low")
     high = _number(key, table.get("high", middle), f"{where}.high")
     if not low <= middle <= high:

@@ -127,8 +127,8 @@ QUESTIONS = (
     ),
     Question(
         asks="Does the program always get it right?",
-        choices=("No, some outlines are poor", "Yes, always", "Yes, if the scan is new"),
-        why="How well does it work?",
+        choices=("No, an outline can be wrong", "Yes, always", "Yes, if the scan is new"),
+        why="What can go wrong?",
     ),
     Question(
         asks="Can we count on the program to say when it is wrong?",

@@ -29,6 +29,12 @@ def check(condition: str) -> None:
         _step(part, "")
 
 
+def removed(condition: str) -> tuple[str, ...]:
+    """The targets that a condition takes away by name."""
+    steps = [_step(part, "") for part in _parts(condition)]
+    return tuple(step.value for step in steps if isinstance(step.value, str))
+
+
 def axis_of(condition: str) -> dict[str, Any]:
     """Where a condition lies, for a record: {} for the case as it is.
 

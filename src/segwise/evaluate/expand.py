@@ -66,6 +66,7 @@ def expand(plan: Plan, sources: Sequence[Source]) -> Expansion:
     """
     arms = _arms(plan)
     wanted = _wanted(plan, sources)
+    _there_to_remove(plan, sources)
     found = _Found()
     for arm in arms:
         for source in sources:
@@ -84,6 +85,15 @@ def expand(plan: Plan, sources: Sequence[Source]) -> Expansion:
 
     tasks = sorted(found.tasks, key=place)
     return Expansion(tuple(tasks), tuple(found.skipped), dict(found.left_out))
+
+
+def check(plan: Plan) -> None:
+    """Refuse what needs no data to be seen: models, prompters, metrics and conditions that are none.
+
+    Raises:
+        PlanError: all of them together.
+    """
+    _arms(plan)
 
 
 def _arms(plan: Plan) -> list[_Arm]:
@@ -177,6 +187,18 @@ def _wanted(plan: Plan, sources: Sequence[Source]) -> dict[tuple[Path, str], tup
         hint = f"did you mean {' or '.join(sorted(near))}?" if near else f"there are {', '.join(names[:40])}"
         raise PlanError(f"{plan.name}: targets: no case has {', '.join(unknown)}; {hint}")
     return found
+
+
+def _there_to_remove(plan: Plan, sources: Sequence[Source]) -> None:
+    """Refuse a condition that takes away what no case has: every case would stay as it is."""
+    cases = [case for source in sources for case in source.cases]
+    names = sorted({name for case in cases for name in _own(case)})
+    for text in plan.conditions:
+        for word in conditions.removed(text):
+            if not any(_match(case, word) for case in cases):
+                raise PlanError(
+                    f"{plan.name}: conditions: {text}: no case has {word}; there are {', '.join(names[:40])}"
+                )
 
 
 def grouped(plan: Plan, sources: Sequence[Source]) -> Plan:

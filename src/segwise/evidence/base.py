@@ -30,6 +30,7 @@ _COMPUTE = """
 select compute.*, models.name as model, family, year, fusion_level, adaptation, dims
 from compute join models on models.id = model_id
 """
+ONCE = ("model_id", "dataset_id", "target", "metric", "variant", "setting", "prompt", "reported_by", "source")
 _VIEWS = {
     "survey_models": f"select * from models where {SURVEY_MODELS}",
     "survey_datasets": "select * from datasets where source like 'survey database%sqlite)'",
@@ -129,7 +130,24 @@ def _add(base: Base, path: Path, name: str) -> None:
                         f'{name}: {kind}[{number}]: {key}: "{row[key]}" is not in the base; '
                         f"add it as [[{other[:-1]}]], or see: segwise evidence {other}"
                     )
-        _insert(base, table, [_completed(row) if table == "results" else row for row in rows[table]])
+        rows_ = [_completed(row) if table == "results" else row for row in rows[table]]
+        if table == "results":
+            _each_once(base, rows_, name)
+        _insert(base, table, rows_)
+
+
+def _each_once(base: Base, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Refuse a figure that is there already: it would be ranked against itself."""
+    columns = ", ".join(f'"{column}"' for column in ONCE)
+    known = {tuple(row.values()) for row in base.rows(f"select {columns} from results")}
+    for number, row in enumerate(rows, start=1):
+        key = tuple(row[column] for column in ONCE)
+        if key in known:
+            raise FileError(
+                f"{name}: result[{number}]: {row['model_id']} on {row['dataset_id']}, {row['target']}, {row['metric']} "
+                f'from "{row["source"]}" is there already; leave it out, or say in variant or setting what differs'
+            )
+        known.add(key)
 
 
 def _completed(row: dict[str, Any]) -> dict[str, Any]:

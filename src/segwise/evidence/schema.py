@@ -170,7 +170,7 @@ def checked(table: str, row: Row, where: str) -> dict[str, Any]:
 
 
 def _value(value: Any, column: Column, where: str) -> Any:
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         if column.name == "source":
             raise FileError(
                 f"{where} is missing: a figure without a source is none; give the paper, page or file it is from"
@@ -183,7 +183,7 @@ def _value(value: Any, column: Column, where: str) -> Any:
         raise FileError(f"{where}: {value!r} came, expected {_expected(column)}")
     if column.allowed and value not in column.allowed:
         raise FileError(f'{where}: "{value}" came, expected {_expected(column)}')
-    if isinstance(value, int | float) and not column.low <= value <= column.high:
+    if isinstance(value, int | float) and not (math.isfinite(value) and column.low <= value <= column.high):
         raise FileError(f"{where}: {value} came, expected {_expected(column)}")
     return float(value) if column.kind == "number" else value
 

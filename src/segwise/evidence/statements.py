@@ -9,6 +9,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def _statement(row: Mapping[str, Any], where: str) -> Statement:
             raise FileError(f"{where}.{name}: {value!r} came, expected {'a number' if wanted is not str else 'text'}")
     needed = [name for name in kinds if name not in ("relation", "reading", "untestable")]
     for name in needed:
-        if row.get(name, "") == "":
+        if not str(row.get(name, "")).strip():
             raise FileError(f"{where}.{name} is missing; a claim needs {', '.join(needed)}")
     said = Statement(**row)
     if said.relation not in RELATIONS:
@@ -123,12 +124,16 @@ def _statement(row: Mapping[str, Any], where: str) -> Statement:
 
 def _asked(base: Base, said: Statement) -> float | None:
     try:
+        if len(base.connection.extract_statements(said.sql)) != 1:
+            raise FileError(f"{said.id}: sql: several statements came, expected one SELECT")
         rows = base.rows(said.sql)
     except duckdb.Error as error:
         raise FileError(f"{said.id}: sql: {str(error).splitlines()[0]}") from error
     if not rows:
         return None
     values = list(rows[0].values())
-    if len(rows) != 1 or len(values) != 1 or isinstance(values[0], str):
-        raise FileError(f"{said.id}: sql: {len(rows)} rows of {len(values)} columns came, expected one number")
+    right = None | int | float | Decimal
+    if len(rows) != 1 or len(values) != 1 or isinstance(values[0], bool) or not isinstance(values[0], right):
+        kind = f", {type(values[0]).__name__}" if len(rows) == len(values) == 1 else ""
+        raise FileError(f"{said.id}: sql: {len(rows)} rows of {len(values)} columns came{kind}, expected one number")
     return None if values[0] is None else float(values[0])

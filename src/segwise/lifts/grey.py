@@ -7,7 +7,7 @@ Source: the preprocessing of MedSAM and of the CVPR 2024 challenge (`pre_CT_MR.p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class GreyFrame(SliceFrame):
         plane: of the slices: axial, coronal or sagittal.
         shift: lift z-scored MR above zero first; the official way loses its voxels <= 0.
         window_hu: (low, high) of CT.
+        chunk: how many neighbouring slices the encoder is shown at once; the lift counts them itself.
 
     Raises:
         SpecError: a window without width.
@@ -41,6 +42,7 @@ class GreyFrame(SliceFrame):
     plane: str = "axial"
     shift: bool = False
     window_hu: tuple[float, float] = CT_WINDOW_HU
+    chunk: int = field(default=1, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         low, high = self.window_hu

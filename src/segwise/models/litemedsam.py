@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from segwise.card import ModelCard, WeightFile
 from segwise.errors import WeightsError
 from segwise.geometry import Array, Grid, Volume, regrid
+from segwise.lifts.chunks import Chunks
 from segwise.lifts.grey import GreyFrame
 from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.propagate import Propagate
@@ -174,9 +175,10 @@ def net() -> SamNet:
 
 def load(
     *,
-    lift: Literal["slices", "propagate", "orthogonal"] = "slices",
+    lift: Literal["slices", "propagate", "orthogonal", "chunks"] = "slices",
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
     stop: Literal["empty", "quality", "area"] = "area",
+    chunk: int = 5,
     hold: Literal["mask", "image"] = "mask",
     shift: bool = False,
     checkpoint: str | None = None,
@@ -185,8 +187,11 @@ def load(
 
     Args:
         lift: "slices" answers on every slice that a box lies on; "propagate" prompts the middle slice of a box and
-            follows the mask over the box's range; "orthogonal" answers on the slices of three planes and fuses them.
+            follows the mask over the box's range; "orthogonal" answers on the slices of three planes and fuses them;
+            "chunks" shows the encoder neighbouring slices at once, so that adapters made for volumes (ma-sam) act
+            along depth; without one it answers as "slices".
         plane: of the slices; "orthogonal" takes all three.
+        chunk: with lift=chunks, slices of one; MA-SAM's are 5.
         stop: with lift=propagate, what ends a prompt that lies on one slice only.
         hold: with lift=propagate, what the next box comes from: the last "mask", as in the official path, or a guess
             of the object grown through the "image" from the first mask, which does not run off it.
@@ -201,9 +206,13 @@ def load(
     network = net_of(weights.shapes, weights.config)
     biased(network, weights.config.get("biases", ()))
     fill(network, weights.tensors, what=CARD.title)
-    parts = Parts(network, LiteFrame(plane=plane, shift=shift), None, weights.digest)
+    parts = Parts(
+        network, LiteFrame(plane=plane, shift=shift, chunk=chunk if lift == "chunks" else 1), None, weights.digest
+    )
     if lift == "orthogonal":
         return Orthogonal(parts)
+    if lift == "chunks":
+        return Chunks(parts, chunk=chunk, spread=False)
     return Propagate(parts, stop=stop, hold=hold) if lift == "propagate" else Slices(parts)
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from segwise.card import ModelCard, WeightFile
 from segwise.geometry import Array, Grid, Volume, bounds, regrid
+from segwise.lifts.chunks import Chunks
 from segwise.lifts.grey import GreyFrame
 from segwise.lifts.orthogonal import Orthogonal
 from segwise.lifts.planes import Planes
@@ -160,8 +161,9 @@ def squared(image: Array, size: int) -> Array:
 def load(
     *,
     checkpoint: str | None = None,
-    lift: Literal["slices", "propagate", "orthogonal"] = "slices",
+    lift: Literal["slices", "propagate", "orthogonal", "chunks"] = "slices",
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
+    chunk: int = 5,
     stop: Literal["empty", "quality", "area"] = "area",
     margin: int = MARGIN_PX,
     level: float = 40.0,
@@ -174,8 +176,11 @@ def load(
         checkpoint: a file, or a folder with checkpoint.pth: SAM's keys, flat or under "model"; they tell the size,
             config.json beside it what no key tells (decoder_num_heads).
         lift: "slices" answers on every slice that a box lies on; "propagate" prompts the middle slice of a box and
-            follows the mask over the box's range; "orthogonal" fuses the slices of three planes.
+            follows the mask over the box's range; "orthogonal" fuses the slices of three planes; "chunks" shows the
+            encoder neighbouring slices at once, so that adapters made for volumes (ma-sam, med-sa) act along depth;
+            without one it answers as "slices".
         plane: of the slices; not with lift=orthogonal.
+        chunk: with lift=chunks, slices of one; MA-SAM's are 5.
         stop: with lift=propagate, what ends a prompt that lies on one slice only.
         margin: with lift=propagate, pixels of the view around a mask for the next slice's box.
         level, width: of the CT window, HU.
@@ -190,10 +195,13 @@ def load(
     fill(network, file.tensors, what="MedSAM")
     window_hu = (level - width / 2, level + width / 2)
     size = network.prompt_encoder.size[0]
-    frame = MedSamFrame(plane=plane, shift=shift, window_hu=window_hu, size=size, margin=margin)
+    shown = chunk if lift == "chunks" else 1
+    frame = MedSamFrame(plane=plane, shift=shift, window_hu=window_hu, size=size, margin=margin, chunk=shown)
     parts = Parts(network, frame, None, file.digest)
     if lift == "orthogonal":
         return Orthogonal(parts)
+    if lift == "chunks":
+        return Chunks(parts, chunk=chunk, spread=False)
     return Propagate(parts, stop=stop) if lift == "propagate" else Slices(parts)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -157,7 +157,6 @@ class SamFrame(GreyFrame):
         mean, std: of the three channels, on 0..255.
         margin: of the next slice's box, in pixels of the view.
         carries: the logits of a round are the mask prompt of the next one.
-        chunk: how many neighbouring slices the encoder is shown at once.
     """
 
     size: int = 1024
@@ -165,7 +164,6 @@ class SamFrame(GreyFrame):
     std: tuple[float, ...] = PIXEL_STD
     margin: int = MARGIN_PX
     carries: bool = True
-    chunk: int = field(default=1, repr=False)  # the lift's, which counts it itself
 
     @property
     def shape(self) -> tuple[int, int, int]:  # type: ignore[override]

@@ -162,7 +162,9 @@ def methods(gathered: Gathered, ranked: Sequence[Ranked]) -> str:
 def repeat(gathered: Gathered, plan: Plan | None, meta: Mapping[str, Any]) -> str:
     """The exact command and versions, and digests of what was scored."""
     command = meta.get("command")
-    text = shlex.join(map(str, command)) if isinstance(command, list | tuple) else str(command or "")
+    typed = list(map(str, command)) if isinstance(command, list | tuple) else []
+    typed = typed if typed[:1] in ([], ["segwise"]) else ["segwise", *typed]
+    text = shlex.join(typed) or str(command or "")
     body = f"<pre>{e(text)}</pre>" if text else "<p>The command was not recorded.</p>"
     rows = [[e(name), f'<td class="w">{e(_flat(value))}</td>'] for name, value in _versions(gathered, meta).items()]
     body += table(["What", "Version or digest"], rows, name="Versions", left=2) if rows else ""

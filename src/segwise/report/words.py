@@ -192,10 +192,11 @@ def quality_of(outcome: Outcome) -> str:
 
 def datasets_of(outcomes: Iterable[Outcome]) -> set[str]:
     """Names of the data sets that were scored on, and that of our generator if some of their cases are its."""
-    return {name for o in outcomes for name in (o.last.dataset, *[SYNTH] * _generated(o))}
+    return {name for o in outcomes for name in (o.last.dataset, *[SYNTH] * is_generated(o))}
 
 
-def _generated(outcome: Outcome) -> bool:
+def is_generated(outcome: Outcome) -> bool:
+    """Its case is of our generator: no person was scanned."""
     notes = outcome.last.provenance.get("notes")
     return isinstance(notes, list | tuple) and any(GENERATED in str(note) for note in notes)
 
