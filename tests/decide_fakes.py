@@ -56,10 +56,10 @@ def arms(run: Run) -> tuple[Measured, Measured]:
     return first, second
 
 
-def folder(path: Path, run: Run) -> Path:
+def folder(path: Path, run: Run, **plan: str) -> Path:
     """The run as a folder."""
     with RunFolder.write(path) as store:
-        store.describe({"plan": {"name": "planted", "metrics": ["overlap"]}, "command": ["run"], "n_tasks": 1})
+        store.describe({"plan": {"name": "planted", "metrics": ["overlap"], **plan}, "command": ["run"], "n_tasks": 1})
         store.add(run[0])
         store.add_scores(run[1])
     return path

@@ -72,6 +72,41 @@ def compared(segwise, dataset, out, *more):
     return segwise(*words, "-o", out)
 
 
+def plan(path, **more):
+    content = {"models": ["box-fill"], "prompters": ["box3d"], "targets": ["liver"], "metrics": ["overlap"], **more}
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in content.items()))
+    return path
+
+
+def test_a_condition_that_takes_away_what_nobody_has_is_refused(segwise, dataset, tmp_path):
+    words = ("run", plan(tmp_path / "p.toml", conditions=["without(target=zork)"]), "--data", dataset, "--dry-run")
+    code, _, err = segwise(*words)
+    assert code == 2 and "without(target=zork): no case has zork; there are liver, spleen" in err
+    assert segwise("run", plan(tmp_path / "q.toml", conditions=["without(target=spleen)"]), *words[2:])[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"metrics": ["overlapp"]}, "overlapp"),
+        ({"conditions": ["noize(level=1)"]}, "noize"),
+        ({"models": ["geodesik"]}, "geodesic"),
+        ({"scenario": "hospital"}, 'no scenario "hospital"'),
+    ],
+)
+def test_what_is_wrong_with_a_plan_is_told_before_its_persons_are_made(segwise, tmp_path, more, said):
+    file = plan(tmp_path / "p.toml", **more)
+    file.write_text(file.read_text() + '[[persons]]\nfamily = "torso"\nn = 2\n')
+    code, _, err = segwise("run", file, "-o", tmp_path / "run", "--dry-run")
+    assert code == 2 and said in err
+    assert [path.name for path in tmp_path.iterdir()] == ["p.toml"]
+
+
+def test_a_plan_can_be_shown_as_json(segwise):
+    code, out, _ = segwise("show", "plans", "cost", "--json")
+    assert code == 0 and json.loads(out)["scenario"] == "small-hospital"
+
+
 def test_structures_are_named_by_commas_or_one_by_one(segwise, dataset, tmp_path):
     words = ("compare", dataset, "-m", "box-fill", "-p", "box3d", "-o", tmp_path / "run", "--dry-run")
     together = segwise(*words, "-t", "liver, spleen")

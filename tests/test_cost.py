@@ -11,7 +11,7 @@ import pytest
 from decide_fakes import arms, folder, pair, plain
 from report_fakes import join, outcome
 from segwise.cli import app as program
-from segwise.decide import choice, cost_page, ownership, scenario
+from segwise.decide import choice, cost_page, for_report, ownership, scenario
 from segwise.decide.effort import effort
 from segwise.decide.verdict import verdict
 from segwise.errors import PlanError, RunError, SpecError
@@ -160,6 +160,8 @@ def test_a_shipped_scenario_says_where_every_number_comes_from(name):
         ("readers = 1.5", "is not a whole number of at least 1"),
         ("click_s = { value = 3, high = 2 }", "click_s: 3 to 2 does not hold its value 3"),
         ("click_s = { value = 3, loww = 2 }", "click_s.loww: no such field"),
+        ("accept_dsc = 0.4", "mine.toml: accept_dsc 0.4 is not above redo_below 0.5"),
+        ("arrivals_per_hour = 500", "500 is not a number of at least 0.01 and at most 200"),
         ('wage_hour = "much"', "wage_hour.value: 'much' is not a number"),
     ],
 )
@@ -193,7 +195,7 @@ def test_a_run_without_a_finished_task_is_refused(tmp_path):
 
 def test_a_model_that_is_not_in_the_run_is_named(tmp_path):
     run = folder(tmp_path / "run", pair(6))
-    with pytest.raises(SpecError, match=r'--specialist "unet": no such model in this run; there are general, special'):
+    with pytest.raises(SpecError, match=r'--specialist "unet": no such model in this run; there are general; special'):
         cost_page.page(run, plain(), specialist="unet")
 
 
@@ -209,8 +211,33 @@ def test_a_model_is_called_by_its_spec_name_label_or_folder(tmp_path):
     pooled = [("lit+lora(checkpoint=/x/l-draws)", "lit+lora · box2d", f"lit+lora(checkpoint={folder})", "b")]
     assert places(pooled, str(folder), "generalist") == places(pooled, "b", "generalist") == [0]
     many = [(f"net{i}(size=big)", f"net{i}(size=big) · name") for i in range(20)]
-    with pytest.raises(SpecError, match=r"there are net19\(size=big\), .* and 14 more, which its report names"):
+    with pytest.raises(SpecError, match=r"there are net19\(size=big\); .* and 14 more, which its report names"):
         places(many, "net19(size=bif)", "model")
+
+
+def test_two_names_that_are_no_pair_are_refused(tmp_path):
+    run = folder(tmp_path / "run", pair(6))
+    with pytest.raises(SpecError, match="--generalist and --specialist both name general: expected two models"):
+        cost_page.page(run, scenario.read("small-hospital"), generalist="general", specialist="general")
+    with pytest.raises(SpecError, match="--generalist special is a specialist and --specialist general is none"):
+        cost_page.page(run, scenario.read("small-hospital"), generalist="special", specialist="general")
+
+
+def test_a_report_keeps_the_scenario_of_its_plan(tmp_path, monkeypatch):
+    """So that it can be written again elsewhere, and after the file has gone."""
+    file = tmp_path / "mine.toml"
+    file.write_text('base = "small-hospital"\n[assumptions]\nwage_hour = 123\n')
+    run = folder(tmp_path / "run", pair(6), scenario=str(file))
+    for_report.keep(run, "small-hospital")
+    assert not (run / for_report.KEPT).exists()
+    for_report.keep(run, str(file))
+    file.unlink()
+    monkeypatch.chdir("/")
+    (_, _, html), _ = for_report.sections(run)
+    assert "123" in html and "base = &quot;small-hospital&quot;" in html
+    (run / for_report.KEPT).unlink()
+    ((anchor, _, html),) = for_report.sections(run)
+    assert anchor == "cost" and "no longer there: segwise cost" in html
 
 
 def test_the_page_by_the_command(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,7 @@ def test_an_unseen_figure_would_make_the_last_claim_testable(own):
     ("change", "words"),
     [
         ({"source": ""}, "statement[1].source is missing"),
+        ({"source": "  "}, "statement[1].source is missing"),
         ({"expected": 2000}, "expected: 2000 is not within 0 to 1000 models"),
         ({"expected": "48"}, "'48' came, expected a number"),
         ({"relation": "<"}, 'relation: "<" came, expected = or >='),
@@ -159,6 +161,12 @@ def test_a_claim_whose_filter_answers_no_number_is_refused(base):
         reproduce(base, (said,))
     with pytest.raises(FileError, match="a: sql: "):
         reproduce(base, (Statement(**(vars(said) | {"sql": "select nothing from nowhere"})),))
+    for sql in ("select date '2020-01-01'", "select [1, 2]", "select true"):
+        with pytest.raises(FileError, match=r"1 rows of 1 columns came, .* expected one number"):
+            reproduce(base, (Statement(**(vars(said) | {"sql": sql})),))
+    with pytest.raises(FileError, match="several statements came"):
+        reproduce(base, (Statement(**(vars(said) | {"sql": "select 1; drop table models"})),))
+    assert reproduce(base, (Statement(**(vars(said) | {"sql": "select 1.0::decimal(9, 2)"})),))[0].found == 1
 
 
 def test_claims_can_reach_no_file(base, tmp_path):
@@ -179,6 +187,8 @@ def test_rows_of_ones_own_join_the_base(tmp_path):
     ("change", "words"),
     [
         ({"source": ""}, "result[1]: source is missing: a figure without a source is none"),
+        ({"source": " "}, "result[1]: source is missing: a figure without a source is none"),
+        ({"value": math.inf, "metric": "HD95", "unit": "mm"}, "value: inf came, expected a number from 0"),
         ({"reported_by": ""}, "reported_by is missing"),
         ({"value": 45.2}, "value: 45.2 came, expected 0 to 1 for DSC; a fraction, not per cent"),
         ({"value": "high"}, "value: 'high' came, expected a number from 0"),
@@ -195,6 +205,14 @@ def test_a_wrong_row_is_refused_in_one_message(tmp_path, change, words):
         open_base([toml(tmp_path / "mine.toml", **(RESULT | change))])
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_figure_enters_once(tmp_path):
+    mine = toml(tmp_path / "mine.toml", **RESULT)
+    with pytest.raises(FileError, match=r"mine.toml: result\[1\]: sam on btcv, liver, DSC from .* is there already"):
+        open_base([mine, mine])
+    other = toml(tmp_path / "other.toml", **RESULT | {"setting": "another fold"})
+    assert open_base([mine, other]).rows("select 1 from results where reported_by = ?", [RESULT["reported_by"]])
 
 
 def test_files_that_are_no_figures_are_refused(tmp_path):

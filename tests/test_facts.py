@@ -126,8 +126,60 @@ def test_what_was_never_tested_is_named(tmp_path):
     assert any("rare anatomy" in one for one in left) and any("second place" in one for one in left)
 
 
+MADE = "gold: the generator knows what it painted"
+
+
+def made(n, of):
+    """`of` subjects, of whom the first n are of the generator."""
+    from report_fakes import join
+
+    records, scores = join(*(outcome(case=f"c{i}", dsc=(0.9,)) for i in range(of)))
+    noted = [
+        replace(one, provenance={**one.provenance, "notes": [MADE]}) if int(one.case[1:]) < n else one
+        for one in records
+    ]
+    return noted, scores
+
+
+@pytest.mark.parametrize(
+    ("n", "people", "reference", "never"),
+    [
+        (3, "3 made-up bodies, not of people", "the computer that made the bodies knows", "all subjects were gener"),
+        (1, "2 people and 1 made-up body", "drawn or checked by people or made up", "more than 2 of the 3 subjects"),
+        (0, "3 people", "was drawn or checked by people", ""),
+    ],
+)
+def test_generated_bodies_are_no_people(tmp_path, n, people, reference, never):
+    known = completed(facts.read(folder(tmp_path / "run", made(n, 3)), "general"))
+    assert known.facts["people"].text == people and known.facts["reference_words"].text.endswith(reference)
+    assert ("gold" in known.facts) == (n == 0)  # no clinical reference for the checklist
+    left = untested(known)
+    assert any(never in one for one in left) if never else not any("generated" in one for one in left)
+    page = consent.write(tmp_path / "run", "general", tmp_path / "out").files["sheet.html"].read_text()
+    assert ("made-up" in page) == bool(n)
+
+
+def test_a_bare_name_must_mean_one_model(tmp_path):
+    from report_fakes import join
+
+    runs = join(outcome("general(a=1)"), outcome("general(a=2)"), outcome("general(a=2)", "clicks(n=5)"))
+    run = folder(tmp_path / "run", runs)
+    said = r'--model "general" fits 2 models of this run: general\(a=1\); general\(a=2\); name one of them'
+    with pytest.raises(SpecError, match=said):
+        facts.read(run, "general")
+    assert facts.read(run, "general(a=2)").arm.key[0] == "general(a=2)"
+    both = folder(tmp_path / "both", join(outcome("general"), outcome("general(a=2)")))
+    assert facts.read(both, "general").arm.key[0] == "general"
+
+
+def test_nothing_is_unknown_of_a_model_that_learns_nothing(tmp_path):
+    found = facts.read(folder(tmp_path / "run", outcome("floor", card={"family": "floor", "summary": "x"})), "floor")
+    said = {key: found.facts[key].text for key in ("training_sets", "training_note", "licence_weights")}
+    assert said["training_sets"].startswith("none") and "no weights" in said["licence_weights"]
+
+
 def test_wrong_inputs(tmp_path, run):
-    with pytest.raises(SpecError, match=r'--model "sam": no such model in this run; there are special, floor, general'):
+    with pytest.raises(SpecError, match=r'--model "sam": no such model in this run; there are special; floor; general'):
         facts.read(run, "sam")
     with pytest.raises(RunError, match="holds no finished task"):
         facts.read(folder(tmp_path / "none", outcome(status="failed")), "general")

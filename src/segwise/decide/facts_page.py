@@ -12,7 +12,6 @@ from segwise import catalog
 from segwise.decide.checklist import checklist
 from segwise.decide.facts import Fact, Facts, Known, read
 from segwise.decide.shares import exact_interval, percents
-from segwise.evaluate import agreement
 from segwise.report import about, breakdown, overlay, ranking, shell, structures, words
 from segwise.report.markup import DASH, details, e, interval, listing, note, number, table
 from segwise.report.outcome import Item
@@ -189,8 +188,8 @@ def _meanings() -> dict[str, str]:
     cards = [catalog.member("metrics", name).card for name in catalog.names("metrics")]
     found = {measure: one.meaning for card in cards for measure, one in card.measures.items()}
     return found | {
-        agreement.SEEDS: "agreement (DSC) with other draws of the prompt, without the reference",
-        agreement.MODELS: "agreement (DSC) with other models, without the reference",
+        "agreement_seeds": "agreement (DSC) with other draws of the prompt, without the reference",
+        "agreement_models": "agreement (DSC) with other models, without the reference",
     }
 
 
