@@ -24,7 +24,6 @@ def generated(plan: Plan, out: Path | None) -> list[Path]:
     A family is a data set, but for one that lies in another's.
     """
     from segwise import persons
-    from segwise.records.types import Study
 
     if not plan.persons:
         return []
@@ -33,7 +32,7 @@ def generated(plan: Plan, out: Path | None) -> list[Path]:
     root = out.with_name(f"{out.name}-data")
     with screen.progress() as tick:
         made = [
-            persons.of_study(Study(persons=one), root / persons.HOME.get(one[0], one[0]), tick=tick)
+            persons.write(*one, f"{plan.name}: persons", persons.FIRST, root / persons.HOME.get(one[0], one[0]), tick)
             for one in plan.persons
         ]
     return list(dict.fromkeys(made))

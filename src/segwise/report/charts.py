@@ -5,6 +5,7 @@ Each takes an open base and gives a matplotlib figure; `draw_all` writes them in
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -103,7 +104,10 @@ def memory(base: Base) -> Any:
         axes.set_ylabel("published mean DSC")
     _families(grid[0][0], loc="lower right")
     figure.suptitle("Memory of training against DSC", x=0.01, ha="left", fontsize=11)
-    return _credited(figure, "Each panel names its best value; splits and prompts differ between papers.")
+    return _credited(
+        figure,
+        "Only models whose memory is known; each panel names its best value. Splits and prompts differ between papers.",
+    )
 
 
 def spread(base: Base) -> Any:
@@ -186,7 +190,8 @@ def draw_all(base: Base, out: Path, *, format: str = "svg", names: Sequence[str]
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in names:
-            with plt.rc_context(_STYLE):
+            with plt.rc_context(_STYLE), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks is a box
                 figure = CHARTS[name](base)
                 path = out / f"{name}.{format}"
                 date = {"Date": None} if format == "svg" else {}
