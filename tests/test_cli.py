@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -83,6 +84,24 @@ def test_a_condition_that_takes_away_what_nobody_has_is_refused(segwise, dataset
     code, _, err = segwise(*words)
     assert code == 2 and "without(target=zork): no case has zork; there are liver, spleen" in err
     assert segwise("run", plan(tmp_path / "q.toml", conditions=["without(target=spleen)"]), *words[2:])[0] == 0
+
+
+def test_what_a_condition_takes_away_may_be_called_otherwise():
+    """Other spellings and the union of two sides take the same voxels out of image and reference."""
+    import labelled_cases
+    from segwise.evaluate import conditions
+
+    both = list(labelled_cases.masks(0).values())
+    one = replace(
+        labelled_cases.case(0, names=("left kidney", "right kidney")),
+        load_masks=lambda wanted: [both[s.values[0] - 1] for s in wanted],
+    )
+    for word, gone in (("Left Kidney", (0,)), ("kidney_left", (0,)), ("kidneys", (0, 1)), ("kidney", (0, 1))):
+        under = conditions.under(one, f'without(target="{word}")')
+        masks = under.load_masks(under.structures)
+        assert [not mask.any() for mask in masks] == [i in gone for i in (0, 1)], word
+        changed = (under.volume().array != one.volume().array)[0]
+        assert all(changed[mask].mean() > 0.9 for i, mask in enumerate(one.load_masks(one.structures)) if i in gone)
 
 
 @pytest.mark.parametrize(

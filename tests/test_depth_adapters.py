@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 import labelled_cases
 from adapter_bases import base, stirred
-from segwise import assemble, catalog
+from segwise import assemble, catalog, distilling
 from segwise.cli.app import app
-from segwise.errors import SpecError
+from segwise.errors import SpecError, WeightsError
 from segwise.evaluate import inventory
 from segwise.geometry import Channel, Grid, Volume
 from segwise.lifts.chunks import Chunks
@@ -22,6 +22,7 @@ from segwise.segmenter import Ask
 from segwise.spec import parse
 from segwise.store import FeatureStore
 from segwise.training import marked, prepared
+from segwise.training.labelled import Budget
 from segwise.training.prompted import OnSlices
 
 GRID = Grid((9, 24, 20), np.array([[0.0, 0, 1, 0], [0, 1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 1]]))
@@ -121,6 +122,11 @@ def cases(data, tmp_path_factory):
     return frame, prepared.prepare(found, frame, names, tmp_path_factory.mktemp("prepared"))
 
 
+def frame_depth(cases):
+    (depth,) = {case.grid.shape[0] for case in cases}
+    return depth
+
+
 def test_a_batch_is_made_of_whole_chunks_of_neighbours(cases):
     frame, some = cases
     stream = marked.MarkedSlices(tuple(some), frame, (assemble.prompter("box2d"),), size=2, augment=False, seed=3)
@@ -131,25 +137,34 @@ def test_a_batch_is_made_of_whole_chunks_of_neighbours(cases):
         for chunk in (batch[:3], batch[3:]):
             digest, places = zip(*(one.key.rsplit(":", 1) for one in chunk), strict=True)
             assert len(set(digest)) == 1
-            steps = np.diff(list(map(int, places)))
-            assert ((steps == 1) | (steps == 0)).all()  # the last slice is shown again beyond the end
+            steps, places = np.diff(list(map(int, places))), list(map(int, places))
+            assert ((steps == 1) | (steps == 0)).all()
+            assert all(b in (0, frame_depth(some) - 1) for a, b in zip(steps, places[1:], strict=True) if not a)
             assert any(one.asked for one in chunk)
             names = [{asked.name for asked in one.asked} for one in chunk]
             assert max(names, key=len) >= set.union(*names)
             alone += sum(not one.asked for one in chunk)
-    assert stream.batch(5)[0].key == stream.batch(5)[0].key
+    assert alone  # neighbours that have nothing of the structure are shown all the same
+    assert [one.key for one in stream.batch(5)] == [one.key for one in stream.batch(5)]
 
 
-def test_a_chunk_is_changed_alike_but_for_its_noise(cases):
+def test_a_chunk_is_changed_alike_but_for_its_noise(cases, monkeypatch):
+    """Slices that are all the same stay the same, whatever is drawn for them, but where noise is added."""
     frame, some = cases
-    stream = marked.MarkedSlices(tuple(some), frame, (assemble.prompter("box2d"),), size=1, augment=True, seed=1)
-    for index in range(20):
-        chunk = stream.batch(index)
-        shapes = {one.window.shape for one in chunk}
-        assert len(chunk) == 3 and len(shapes) == 1
-        for one in chunk:
-            for asked in one.asked:
-                assert asked.mask.sum() >= marked.LEAST
+    array, labels = (np.array(part) for part in (some[0].volume.array, some[0].labels))
+    array[:], labels[:] = array[:, 10:11], labels[10:11]
+    same = Volume.of(array, some[0].grid, some[0].channels)
+    monkeypatch.setattr(marked, "mapped", lambda case: (same, labels))
+    stream = marked.MarkedSlices((some[0],), frame, (assemble.prompter("box2d"),), size=1, augment=True, seed=1)
+    alike = 0
+    for index in range(40):
+        first, *others = stream.batch(index)
+        near = [np.abs(one.view - first.view).mean() for one in others]
+        alike += max(near) == 0
+        assert max(near) < 0.5, near  # of standard deviations: noise at most, never another turn
+        shown = [{one.name: one.mask for one in s.asked} for s in (first, *others) if s.asked]
+        assert all((shown[0][name] == one[name]).all() for one in shown for name in one)
+    assert 20 < alike < 40
 
 
 @pytest.mark.parametrize("adapter", DEEP)
@@ -178,6 +193,20 @@ def test_a_trained_one_is_a_model_that_shows_chunks_again(data, tmp_path):
     assert model.chunk == model.parts.frame.chunk == 3
     with torch.no_grad():
         assert np.isfinite(np.nan_to_num(answer(model, scan()))).all()
+
+
+def test_what_saw_single_slices_is_not_taken_for_chunks(data, tmp_path):
+    out = tmp_path / "flat"
+    words = ["adapt", "sam(size=nano)+ma-sam", str(data), "-o", str(out), "--steps", "1", "--batch", "1"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    with pytest.raises(WeightsError, match="was trained on single slices"):
+        assemble.segmenter(f'{CHUNKS}+ma-sam(checkpoint="{out}")')
+    assert assemble.segmenter(f'{CHUNKS}+ma-sam(slices=1, checkpoint="{out}")').chunk == 3
+
+
+def test_a_teacher_of_chunks_has_no_student(tmp_path):
+    with pytest.raises(SpecError, match="is shown 3 slices at once, and a student learns from single ones"):
+        distilling.distillation(CHUNKS, None, tmp_path / "out", Budget(steps=1))
 
 
 def test_cached_features_of_a_frozen_encoder_are_not_taken_for_chunks(cases):

@@ -215,6 +215,18 @@ def test_turning_a_scan_over_changes_nothing(turn):
             assert found.value == pytest.approx(judge.components(other, blind=True)[name][component].value, abs=1e-5)
 
 
+@pytest.mark.parametrize("n", range(2, 10))
+def test_turning_any_number_of_slices_over_changes_no_blunt_end(n):
+    image = scan(_ball()) + np.random.default_rng(n).normal(0, 15, (1, *SHAPE)).astype(np.float32)
+    slices = np.arange(SHAPE[0])[:, None, None]
+    mask = np.roll(_ball(), 2, axis=2) & (slices >= SHAPE[0] // 2) & (slices < SHAPE[0] // 2 + n)
+    found = [
+        judge.components(look.look(Pair(None, one, GRID, None, scan_)), blind=True)["overrun"]["blunt"].value
+        for one, scan_ in ((mask, image), (mask[::-1], image[:, ::-1]))
+    ]
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("mask", "image"),
     [

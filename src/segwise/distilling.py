@@ -110,6 +110,12 @@ def distillation(
             f"{info.spec} has no student: expected a trained model with SAM's prompts behind a ViT or TinyViT (sam, "
             "litemedsam, medsam …) or default, with or without adapters, and without wrappers"
         )
+    shown = getattr(model.parts.frame, "chunk", 1)
+    if shown > 1:
+        raise SpecError(
+            f"{info.spec} is shown {shown} slices at once, and a student learns from single ones; expected a teacher "
+            "without lift=chunks"
+        )
     spec = Spec(info.spec.name, {key: value for key, value in info.spec.args.items() if key not in OWN})
     data = _generated(out) if who is None else _found(who, out)
     train, valid, asked = (_prepared(data, model, out, part, tick) for part in ("train", "valid", _held(data.split)))

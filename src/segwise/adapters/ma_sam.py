@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from segwise.adapters._tuning import at_least, copied, finished, refused, seeded
 from segwise.card import AdapterCard
-from segwise.errors import SpecError
+from segwise.errors import SpecError, WeightsError
 from segwise.nets import blocks, fact
 from segwise.nets.tuned import side
 from segwise.segmenter import Parts
+from segwise.weights import folders
 
 CARD = AdapterCard(
     title="MA-SAM",
@@ -45,7 +49,7 @@ def apply(
 
     Raises:
         SpecError: the net has no transformer blocks that the adapter knows, or the model shows other stacks.
-        WeightsError: the file is missing, damaged or of another adapter.
+        WeightsError: the file is missing, damaged, of another adapter, or was trained on single slices.
     """
     at_least("ma-sam", rank=rank, scale=scale)
     shown = max(1, parts.frame.shape[0], getattr(parts.frame, "chunk", 1))
@@ -69,4 +73,21 @@ def apply(
         fact.placed(found, rank=rank, scale=scale, hidden=hidden, slices=slices or shown)
     trained = [p for p in net.parameters() if id(p) not in kept]
     own = {"rank": rank, "scale": scale, "hidden": hidden, "slices": slices or shown, "decoder": decoder}
-    return finished(parts, net, trained, name="ma-sam", arguments=own, seed=seed, checkpoint=checkpoint)
+    done = finished(parts, net, trained, name="ma-sam", arguments=own, seed=seed, checkpoint=checkpoint)
+    if checkpoint is not None and (slices or shown) > 1 and _planar(Path(checkpoint).expanduser()):
+        raise WeightsError(
+            f"{checkpoint} was trained on single slices: its convolutions along depth never learned of neighbours; use "
+            "it with slices=1 or without lift=chunks, or train one with lift=chunks"
+        )
+    return done
+
+
+def _planar(path: Path) -> bool:
+    """A model folder says that its adapter saw single slices; a file says nothing."""
+    folder = path if path.is_dir() else path.parent
+    if not folders.is_folder(folder):
+        return False
+    said = folders.read(folder).spec
+    base = said.partition("+")[0]
+    alone = "lift=chunks" not in base or re.search(r"\b(chunk|slices)=1\b", said) is not None
+    return base.partition("(")[0] in ("sam", "medsam", "litemedsam") and alone

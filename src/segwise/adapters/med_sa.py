@@ -67,7 +67,7 @@ def apply(
             "puts adapters into the transformer blocks of SAM's ViT, TinyViT or Hiera",
             "take lora, ssf or decoder",
         )
-    grid = _grid(net) if chunk else (0, 0)
+    grid = _grid(net, shown) if chunk else (0, 0)
     kept = {id(p) for p in net.parameters()}
     own: dict[str, object] = {"hidden": hidden, "chunk": chunk, "prompts": prompts}
     with seeded(seed):
@@ -96,7 +96,7 @@ def _as_released(net: PromptNet, *, hidden: int, chunk: int) -> set[int]:
     return {id(p) for p in net.answering.parameters()}
 
 
-def _grid(net: PromptNet) -> tuple[int, int]:
+def _grid(net: PromptNet, shown: int) -> tuple[int, int]:
     """(h, w) of the map of SAM's own encoder.
 
     Raises:
@@ -107,5 +107,5 @@ def _grid(net: PromptNet) -> tuple[int, int]:
             return int(module.pos_embed.shape[1]), int(module.pos_embed.shape[2])
     raise SpecError(
         "med-sa(chunk=) runs the attention once more along depth, which TinyViT's table of places in a window and "
-        "Hiera's pooled queries do not allow: leave chunk=0, or take sam"
+        f"Hiera's pooled queries do not allow: {'give chunk=1' if shown > 1 else 'leave chunk=0'}, or take sam"
     )

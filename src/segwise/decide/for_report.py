@@ -10,7 +10,7 @@ from segwise.records.run import Run
 from segwise.report.document import Section
 from segwise.report.markup import e, note
 
-KEPT = "scenario.toml"  # of a run: what its plan's file said, so that the report can be written again anywhere
+KEPT = "scenario.toml"  # of a run: what its plan's file said when it last ran, which a report written again takes
 
 
 def keep(run_dir: Path | str, name: str) -> None:
@@ -36,6 +36,7 @@ def sections(run_dir: Path | str) -> list[Section]:
     if name not in scenario.shipped() and not own.is_file() and not Path(name).is_file():  # a run of older days, moved
         lost = f"The plan's scenario, {e(name)}, is no longer there: segwise cost RUN -s FILE.toml writes this page."
         return [("cost", "Cost of ownership", note(lost, kind="warn"))]
-    site = scenario.read(own if own.is_file() and name not in scenario.shipped() else name)
+    kept = own.is_file() and name not in scenario.shipped()
+    site = scenario.read(own, called=Path(name).stem) if kept else scenario.read(name)
     arms = measured(run.records(), run.scores())
     return [cost_page.section(arms, site), workflow_page.section(arms, site)] if arms else []

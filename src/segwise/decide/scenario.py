@@ -137,8 +137,8 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
 
-def read(name: str | Path) -> Scenario:
-    """A shipped scenario by its name, or a file.
+def read(name: str | Path, *, called: str = "") -> Scenario:
+    """A shipped scenario by its name, or a file; `called` is its name where the file has another.
 
     Raises:
         PlanError: no such scenario, not TOML, or a key that is unknown, missing or out of bounds.
@@ -154,7 +154,7 @@ def read(name: str | Path) -> Scenario:
         raise PlanError(f"{path.name}: not TOML: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"{path}: cannot be read ({error}); expected a scenario in TOML") from error
-    return build(content, name=path.stem, source=path.name)
+    return build(content, name=called or path.stem, source=path.name)
 
 
 def build(content: Mapping[str, Any], *, name: str, source: str) -> Scenario:

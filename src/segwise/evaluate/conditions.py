@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from typing import Any
 
 from segwise import spec
 from segwise.case import Case
 from segwise.errors import SpecError
+from segwise.evaluate import references
 from segwise.spec import Spec, seed_of
 from segwise.synth.conditions import AXES, Step, conditioned
 
@@ -16,7 +18,11 @@ def under(case: Case, condition: str) -> Case:
     """The case under a condition; itself for "". What is drawn depends on the case and the condition's own `seed=`."""
     if not condition:
         return case
-    return conditioned(case, [_step(part, case.id) for part in _parts(condition)])
+    steps = []
+    for step in (_step(part, case.id) for part in _parts(condition)):
+        names = references.matching(case, step.value) if isinstance(step.value, str) else ()
+        steps += [replace(step, value=name) for name in names] or [step]  # a union goes with both of its sides
+    return conditioned(case, steps)
 
 
 def check(condition: str) -> None:

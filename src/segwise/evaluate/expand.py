@@ -170,12 +170,12 @@ def _wanted(plan: Plan, sources: Sequence[Source]) -> dict[tuple[Path, str], tup
             continue
         own = _own(case)
         for_case = choices.get(case.id, ())
-        if lacking := [name for name in for_case if not _match(case, name)]:
+        if lacking := [name for name in for_case if not references.matching(case, name)]:
             there = case.broken or f"it has {', '.join(own) or 'no structure'}"
             raise PlanError(f"{plan.name}: cases: {case.id} has no {', '.join(lacking)}; {there}")
-        chosen = [name for word in for_case for name in _match(case, word)] if for_case else list(own)
+        chosen = [name for word in for_case for name in references.matching(case, word)] if for_case else list(own)
         if plan.targets:
-            by_word = {word: _match(case, word) for word in plan.targets}
+            by_word = {word: references.matching(case, word) for word in plan.targets}
             seen |= {word for word, names in by_word.items() if names}
             named = dict.fromkeys(name for names in by_word.values() for name in names)
             chosen = [name for name in named if name in chosen or name not in own] if not for_case else chosen
@@ -195,7 +195,7 @@ def _there_to_remove(plan: Plan, sources: Sequence[Source]) -> None:
     names = sorted({name for case in cases for name in _own(case)})
     for text in plan.conditions:
         for word in conditions.removed(text):
-            if not any(_match(case, word) for case in cases):
+            if not any(references.matching(case, word) for case in cases):
                 raise PlanError(
                     f"{plan.name}: conditions: {text}: no case has {word}; there are {', '.join(names[:40])}"
                 )
@@ -205,7 +205,14 @@ def grouped(plan: Plan, sources: Sequence[Source]) -> Plan:
     """The plan with its groups by the names that these cases have: both sides of a union, and other names of one."""
     cases = [case for source in sources for case in source.cases]
     groups = tuple(
-        (name, tuple(dict.fromkeys(own for word in words for case in cases for own in (*_match(case, word), word))))
+        (
+            name,
+            tuple(
+                dict.fromkeys(
+                    own for word in words for case in cases for own in (*references.matching(case, word), word)
+                )
+            ),
+        )
         for name, words in plan.groups
     )
     return dataclasses.replace(plan, groups=groups)
@@ -215,19 +222,6 @@ def _own(case: Case) -> tuple[str, ...]:
     """Structures of a case without the unions of two others of it."""
     unions = references.unions(case)
     return tuple(dict.fromkeys(s.name for s in case.structures if s.name not in unions))
-
-
-def _match(case: Case, word: str) -> tuple[str, ...]:
-    """Names of a case's structures that a word means: itself, and for a union its two sides as well."""
-    unions = references.unions(case)
-    for name in (word, anatomy.resolve(word).name):
-        structure = case.structure(name)
-        if name in unions or (structure and structure.name in unions):
-            union = name if name in unions else str(structure.name if structure else name)
-            return (*unions[union], union)
-        if structure:
-            return (structure.name,)
-    return ()
 
 
 def _meet(found: _Found, arm: _Arm, source: Source, case: Case, names: tuple[str, ...], plan: Plan) -> None:

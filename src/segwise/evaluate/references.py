@@ -34,6 +34,19 @@ def unions(case: Case) -> dict[str, tuple[str, str]]:
     return found
 
 
+def matching(case: Case, word: str) -> tuple[str, ...]:
+    """Names of a case's structures that a word means: itself, and for a union its two sides as well."""
+    both = unions(case)
+    for name in (word, anatomy.resolve(word).name):
+        structure = case.structure(name)
+        if name in both or (structure and structure.name in both):
+            union = name if name in both else str(structure.name if structure else name)
+            return (*both[union], union)
+        if structure:
+            return (structure.name,)
+    return ()
+
+
 def masks(case: Case, names: Sequence[str]) -> dict[str, Array]:
     """Reference masks by name, bool [D, H, W]; a union is the OR of its sides unless the case has it itself.
 

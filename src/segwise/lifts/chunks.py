@@ -48,7 +48,7 @@ class Chunks(Planes):
         return (*super()._settings(), str(self.chunk), str(self.spread))
 
     def segment(self, state: State, asks: Sequence[Ask]) -> list[Prediction]:
-        """One prediction an ask, on the slices that have a point or take one.
+        """One prediction an ask, on the slices that have a mark or take one.
 
         Raises:
             PromptError: a prompt says nothing that the net can use on any slice.

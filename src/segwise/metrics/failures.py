@@ -35,7 +35,7 @@ CARD = MetricCard(
     ),
     measured=(
         "On good masks of structures that the thresholds were not drawn from, a signature flags 0 to 6 % with the "
-        "reference and 2 to 12 % without."
+        "reference and 1 to 21 % without."
     ),
     edition=3,
     source="Survey arXiv 2506.10825 for what fails; segwise.signatures for each definition and threshold",

@@ -69,7 +69,8 @@ def _of_base(base: str, lines: Sequence[Line], family: Family, measure: str) -> 
 def _sees(base: str) -> str:
     """A caveat where such an adapter has nothing to act on."""
     try:
-        deep = parse(base).args.get("lift") == "chunks"
+        given = parse(base).args
+        deep = given.get("lift") == "chunks" and given.get("chunk") != 1
     except SpecError:
         return ""
     return "" if deep else "; where the model shows it single slices, such an adapter acts in the plane only"

@@ -7,7 +7,7 @@ memory stand beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 
 import numpy as np
@@ -20,6 +20,7 @@ from segwise.report.statistics import Comparison, compare
 
 KINDS = ("slice-wise", "lifted", "native 3D")
 SLICEWISE = "slices"  # the lift that lets every slice answer for itself
+CHUNKS = "chunks"  # so does this one, but for adapters made for volumes
 CONTINUITY = "continuity_lost"
 
 
@@ -52,7 +53,9 @@ def kind_of(arm: Arm) -> str:
     lift = next((str(o.last.resolved["lift"]) for o in arm.outcomes if o.last.resolved.get("lift")), "")
     if dims == 3:
         return KINDS[2]
-    return KINDS[0] if lift in ("", SLICEWISE) else KINDS[1]
+    learned = arm.card.get("learned")
+    deep = isinstance(learned, Mapping) and bool(learned.get("volumes"))
+    return KINDS[0] if lift in ("", SLICEWISE) or (lift == CHUNKS and not deep) else KINDS[1]
 
 
 def champions(panel: Panel) -> tuple[Arm, ...]:

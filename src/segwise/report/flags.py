@@ -47,7 +47,7 @@ SAID = {  # component -> what was found, with its value
     "past": "runs past an end by {:.0%} of the target's length",
     "volume": "runs past the ends with {:.0%} of the volume",
     "strange": "at an end, over {:.0%} of its slices, it looks like its surroundings",  # of older runs
-    "blunt": " ends wide, where neither tissue nor edges are those of its middle (grade {:.2f})",
+    "blunt": "ends wide, where neither tissue nor edges are those of its middle (grade {:.2f})",
     "tail": "hardly changes over {:.0%} of its slices at an end",
     "lost": "{:.0%} of the slices never reached",
     "falling": "finds {:.0%} less of the target far from the prompt",

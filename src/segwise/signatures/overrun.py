@@ -69,7 +69,7 @@ def _blunt(seen: Seen) -> Found:
     own = slice(low - sight.low[0], high - sight.low[0])
     areas, own_tissue, fit = seen.areas[low:high], sight.familiar[own], sight.fit[own]
     n = high - low
-    middle = np.flatnonzero(areas[n // 3 : max(n // 3 + 1, 2 * n // 3)]) + n // 3
+    middle = np.flatnonzero(areas[n // 3 : n - n // 3]) + n // 3
     if not len(middle):
         return Found(0.0, where)
     lost = float(np.median(own_tissue[middle]) + np.median(fit[middle])) - own_tissue - fit

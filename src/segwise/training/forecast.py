@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from segwise.errors import TrainingError
 from segwise.nets.recomputed import recomputable, recompute
 from segwise.training.contract import Recipe
 from segwise.training.loop import train
@@ -61,8 +62,12 @@ def forecast(recipe: Recipe, *, device: str = "cpu", budget_gb: float | None = N
     if not cheaper or told.fits is None or told.fits >= told.size or not recomputable(net):
         return told
     recompute(net)
-    start_anew(device)
-    return dataclasses.replace(told, recomputed=_forecast(recipe, device, budget_gb))
+    if not start_anew(device):
+        return told
+    try:
+        return dataclasses.replace(told, recomputed=_forecast(recipe, device, budget_gb))
+    except TrainingError:  # blocks that do not come to the same values twice, as some in bf16
+        return told
 
 
 def _forecast(recipe: Recipe, device: str, budget_gb: float | None) -> Forecast:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import CheckpointError
 
 from segwise import __version__
 from segwise.errors import TrainingError
@@ -209,6 +210,11 @@ def _room(step: int) -> Iterator[None]:
     """What the system says of too little memory, as one error of ours."""
     try:
         yield
+    except CheckpointError as error:
+        raise TrainingError(
+            "some blocks of this net do not come to the same values twice in bf16, which --recompute needs; leave it "
+            "out, or give --precision fp32"
+        ) from error
     except (MemoryError, RuntimeError) as error:
         said = str(error).lower()
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "not enough memory" not in said:

@@ -14,15 +14,18 @@ GB = 1e9
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def start_anew(device: str = "cpu") -> None:
-    """From here on `memory_gb` tells of what comes, where the system allows it (Linux, a GPU)."""
+def start_anew(device: str = "cpu") -> bool:
+    """From here on `memory_gb` tells of what comes, where the system allows it (Linux, a GPU): whether it does."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError, TypeError):  # glibc keeps what was freed: give it back first
         ctypes.CDLL(None).malloc_trim(0)
-    with contextlib.suppress(OSError):
-        RESET.write_text("5", encoding="utf-8")
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
+        return True
+    with contextlib.suppress(OSError):
+        RESET.write_text("5", encoding="utf-8")
+        return True
+    return False
 
 
 def memory_gb(device: str = "cpu") -> float:
