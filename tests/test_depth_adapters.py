@@ -17,6 +17,7 @@ from segwise.errors import SpecError, WeightsError
 from segwise.evaluate import inventory
 from segwise.geometry import Channel, Grid, Volume
 from segwise.lifts.chunks import Chunks
+from segwise.models import litemedsam
 from segwise.prompt import Box, Points, Prompt
 from segwise.segmenter import Ask
 from segwise.spec import parse
@@ -82,6 +83,19 @@ def test_ma_sam_mixes_the_slices_of_any_encoder(name):
     after = parts.net.encode(three)
     assert not torch.equal(after[1], before[1])
     assert Chunks(parts, chunk=3, spread=False).rebuilt(parts).chunk == 3
+
+
+@pytest.mark.parametrize("name", ["litemedsam", "medsam"])
+def test_other_models_of_slices_have_chunks_too(name, tmp_path):
+    """LiteMedSAM's net, untrained; MedSAM takes any file of SAM's format, here nano's."""
+    net = litemedsam.net() if name == "litemedsam" else assemble.segmenter("sam(size=nano)").parts.net
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    spec = f'{name}(checkpoint="{tmp_path / "net.pth"}", chunk=3, lift=chunks)'
+    model = assemble.segmenter(f"{spec}+ma-sam")
+    assert isinstance(model, Chunks) and (model.chunk, model.parts.frame.chunk, model.spread) == (3, 3, False)
+    if name == "medsam":
+        alone = assemble.segmenter(spec.replace(", chunk=3, lift=chunks", ""))
+        assert np.nanmax(np.abs(answer(model, scan()) - answer(alone, scan()))) < 1e-4
 
 
 def test_a_click_after_the_box_moves_no_chunk():
