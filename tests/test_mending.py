@@ -40,6 +40,7 @@ def test_nobody_mends_for_longer_than_drawing_takes():
 
 def test_where_a_person_starts_anew_above_good_enough_nothing_is_mended():
     site = plain(**{**SITE, "redo_below": 0.9})
+    assert "is not mended but drawn anew, 8 minutes" in in_words(site)
     assert mending_s(0.84, site) == mending_s(0.1, site) == 480
 
 

@@ -76,7 +76,7 @@ def sides(arms: Sequence[Measured], *, generalist: str = "", specialist: str = "
     Of the ways without a pair those with subjects enough to decide come first, and only those that were named.
 
     Raises:
-        SpecError: no arm of that name, or the two names are one model or stand for each other's kind.
+        SpecError: no arm of that name, or the two names stand for each other's kind.
     """
     _apart(arms, generalist, specialist)
     pair = duel(arms, generalist=generalist, specialist=specialist)
@@ -103,8 +103,6 @@ def _apart(arms: Sequence[Measured], generalist: str, specialist: str) -> None:
     if not generalist or not specialist:
         return
     one, other = (named(arms, name, kind) for name, kind in ((generalist, "generalist"), (specialist, "specialist")))
-    if {arm.label for arm in one} == {arm.label for arm in other}:
-        raise SpecError(f"--generalist and --specialist both name {specialist}: expected two models")
     if all(arm.family == "specialist" for arm in one) and not any(arm.family == "specialist" for arm in other):
         raise SpecError(
             f"--generalist {generalist} is a specialist and --specialist {specialist} is none: exchange the two"

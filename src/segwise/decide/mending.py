@@ -48,9 +48,12 @@ def drawn_anew(dsc: float | None, scenario: Scenario) -> bool:
 def in_words(scenario: Scenario) -> str:
     """How a page tells it; plain text."""
     least, anew = min(scenario["repair_minutes"], scenario["hand_minutes"]), scenario["hand_minutes"]
+    lost = "the looks and marks that came before are not given back"
+    if scenario["redo_below"] >= scenario["accept_dsc"]:
+        return f"a mask that is not good enough is not mended but drawn anew, {anew:g} minutes; {lost}"
     if least == anew:
-        return f"mending takes as long as drawing anew, {anew:g} minutes; the looks and marks before are not given back"
+        return f"mending takes as long as drawing anew, {anew:g} minutes; {lost}"
     return (
         f"mending takes {least:g} minutes just below good enough and rises linearly to drawing anew, {anew:g} minutes, "
-        f"at DSC {scenario['redo_below']:g} and below; the looks and marks that came before are not given back"
+        f"at DSC {scenario['redo_below']:g} and below; {lost}"
     )

@@ -179,12 +179,6 @@ def build(content: Mapping[str, Any], *, name: str, source: str) -> Scenario:
     for key, value in words.items():
         if not value:
             raise PlanError(f'{source}: {key}: nothing came, expected words such as "2026-11" or "EUR"')
-    good, anew = known["accept_dsc"].value, known["redo_below"].value
-    if good <= anew:
-        raise PlanError(
-            f"{source}: accept_dsc {good:g} is not above redo_below {anew:g}; a mask that is good enough cannot be one "
-            "that is drawn anew"
-        )
     begun = str(content.get("base") or (name if name in shipped() else ""))
     return Scenario(name=name, title=str(content.get("title") or name), assumptions=known, base=begun, **words)
 
