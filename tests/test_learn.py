@@ -21,7 +21,7 @@ from segwise.cli.app import app
 from segwise.errors import SegwiseError, SpecError, TrainingError
 from segwise.learn import Who
 from segwise.records.run import Run
-from segwise.training import loop, splits
+from segwise.training import loop, memory, splits
 from segwise.training.labelled import Budget
 
 ADAPTED = "sam(size=nano)+decoder"
@@ -165,11 +165,15 @@ def test_a_forecast_says_time_memory_and_what_fits(data, tmp_path):
     assert told["fits"] == 0 and told["seconds"] > 0 and told["memory_gb"] > 0.05
 
 
-def test_memory_is_said_before_and_only_ways_that_the_command_has(data, tmp_path):
+def test_memory_is_said_before_and_only_ways_that_the_command_has(data, tmp_path, monkeypatch):
     _, said = cli("train", SMALL, data, "-o", tmp_path / "a", "--dry-run", "--budget-gb", 0.01)
     assert "GB of memory, a batch comes on top" in said
     assert "0.01 GB do not hold even one a batch\nwith --recompute: about" in said and "times as long" in said, said
     assert "forecast again with a smaller --patch or a smaller model" in said
+    monkeypatch.setattr(memory, "RESET", tmp_path / "none" / "there")
+    _, said = cli("train", SMALL, data, "-o", tmp_path / "a", "--dry-run", "--budget-gb", 0.01)
+    assert "with --recompute" not in said and "--recompute could not be tried: this system does not" in said, said
+    monkeypatch.undo()
     _, said = cli("train", SMALL, data, "-o", tmp_path / "a", "--dry-run", "--budget-gb", 0.01, "--recompute")
     assert "with --recompute" not in said and "forecast again with a smaller --patch or" in said, said
     _, said = cli("pretrain", "unetr", data, "-o", tmp_path / "b", "--dry-run", "--budget-gb", 0.01, "--steps", 5)

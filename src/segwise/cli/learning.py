@@ -127,6 +127,8 @@ def expected(told: Forecast, budget_gb: float | None, *, ways: Sequence[str] = W
             f"with --recompute: about {duration(again.seconds)} ({longer:.2g} times as long) and "
             f"{again.memory_gb:.2f} GB; {_held(again, budget_gb, ways)}"
         )
+    if told.untried:
+        lines.append(f"--recompute could not be tried: {told.untried}")
     if told.fits == 0 and (told.recomputed is None or not told.recomputed.fits):
         own = ["a smaller --patch"] if "--patch" in ways else []
         lines.append(f"forecast again with {' or '.join([*own, 'a smaller model'])}")

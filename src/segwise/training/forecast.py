@@ -37,6 +37,7 @@ class Forecast:
         fits: samples a batch that fit the budget, 0 if not even one does; None without a budget.
         recomputed: the same with blocks computed again (gradient checkpointing), where that was asked for and the batch
             does not fit.
+        untried: why that could not be told; "" where it was, or was not asked for.
     """
 
     seconds: float
@@ -46,6 +47,7 @@ class Forecast:
     size: int
     fits: int | None = None
     recomputed: Forecast | None = None
+    untried: str = ""
 
 
 def forecast(recipe: Recipe, *, device: str = "cpu", budget_gb: float | None = None, cheaper: bool = False) -> Forecast:
@@ -63,11 +65,11 @@ def forecast(recipe: Recipe, *, device: str = "cpu", budget_gb: float | None = N
         return told
     recompute(net)
     if not start_anew(device):
-        return told
+        return dataclasses.replace(told, untried="this system does not let the greatest memory be counted anew")
     try:
         return dataclasses.replace(told, recomputed=_forecast(recipe, device, budget_gb))
-    except TrainingError:  # blocks that do not come to the same values twice, as some in bf16
-        return told
+    except TrainingError as error:  # blocks that do not come to the same values twice, as some in bf16
+        return dataclasses.replace(told, untried=str(error))
 
 
 def _forecast(recipe: Recipe, device: str, budget_gb: float | None) -> Forecast:
