@@ -294,6 +294,18 @@ print(compare.score({str(out)!r}, ["surface(tolerance_mm=3)", "overlap"]))
     assert any(s.metric == "surface(tolerance_mm=3.0)" for s in Run.read(out).scores())
 
 
+def test_scoring_counts_answers_not_cases(data, tmp_path):
+    _done(data, tmp_path / "run", ["box-fill", "threshold"], ["box3d"])
+    ticks = []
+    compare.score(tmp_path / "run", ["volume"], progress=lambda *tick: ticks.append(tick))
+    answers = sum(record.status == "done" for record in Run.read(tmp_path / "run").records())
+    counts = [done for done, _, _ in ticks]
+    assert answers > 4
+    assert {total for _, total, _ in ticks} == {answers}
+    assert set(counts) == set(range(answers + 1))
+    assert counts == sorted(counts)
+
+
 def test_score_says_where_data_or_records_are_missing(data, tmp_path):
     with pytest.raises(RunError, match="not a run folder"):
         compare.score(tmp_path / "nothing")

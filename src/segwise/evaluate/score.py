@@ -57,12 +57,16 @@ def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, pr
     known = {(s.task, s.target, s.round, s.measure, s.metric): (s.reference, s.mask) for s in run.scores()}
     asked = tuple(about["plan"]["targets"])
     marks = {entry["hash"]: entry["marks"] for entry in Ledger(run.ledger).entries() if entry["marks"] is not None}
-    written = 0
-    for done, ((*named, condition), records) in enumerate(by_case.items()):
+    written, seen = 0, 0
+    answers = {key: len(_rounds([r for r in found if r.status == "done"])) for key, found in by_case.items()}
+    total = sum(answers.values())
+    for key, records in by_case.items():
+        *named, condition = key
         place = (named[0], named[1])
+        before, seen = seen, seen + answers[key]
         if progress:
-            progress(done, len(by_case), f"scoring {place[1]}")
-        if not any(record.status == "done" for record in records):
+            progress(before, total, f"scoring {place[1]}")
+        if not answers[key]:
             continue
         if place not in cases and data is not None:  # its folder may have another name now
             cases.update([(place, case) for (_, name), case in cases.items() if name == place[1]])
@@ -79,11 +83,15 @@ def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, pr
         run.add(derived)
         fresh = {record.key for record in derived}
         current = [record for record in records if record.key not in fresh] + derived
-        written += _Scoring(run, case, current, chosen, known, marks).all()
+        scoring = _Scoring(run, case, current, chosen, known, marks)
+        for n, found in enumerate(scoring.each(), start=1):
+            written += found
+            if progress:  # unions made here come on top of the answers that were counted
+                progress(min(before + n, seen), total, f"scoring {place[1]}")
         flagged.forget()
         written += agreement.add(run, current, known)
     if progress:
-        progress(len(by_case), len(by_case), "scored")
+        progress(total, total, "scored")
     return written
 
 
@@ -177,19 +185,17 @@ class _Scoring:
     marks: Mapping[str, list[dict[str, Any]]]
     _volume: list[Volume] = field(default_factory=list)
 
-    def all(self) -> int:
-        """Score what is new; how many scores were written."""
+    def each(self) -> Iterator[int]:
+        """Score what is new of each target of each task; how many scores were written."""
         done = [record for record in self.records if record.status == "done"]
         names = tuple(dict.fromkeys(record.target for record in done))
         masks = references.masks(self.case, names)
         digests = {name: references.digest_of(mask) for name, mask in masks.items()}
         ignored = references.ignored(self.case)
-        written = 0
         for (_, name), rounds in _rounds(done).items():
             found = list(self._target(rounds, masks[name], digests[name], ignored))
             self.run.add_scores(found)
-            written += len(found)
-        return written
+            yield len(found)
 
     def _target(self, rounds: list[Record], reference: Array, digest: str, ignored: Array | None) -> Iterator[Score]:
         """New scores of one target of a task: of each round, and of the curve."""
