@@ -60,7 +60,7 @@ def test_one_subject_that_decides_alone_is_named():
 
 def _section(run):
     gathered = gather(*run)
-    return decidable.section(ranking.rank(gathered)[0], gathered.primary)
+    return decidable.section(ranking.rank(gathered), gathered.primary)
 
 
 def test_the_section_says_plainly_when_nothing_can_be_decided():
@@ -69,6 +69,13 @@ def test_the_section_says_plainly_when_nothing_can_be_decided():
     assert "a difference must be at least" in text and "is not “equal”" in text and "Kendall" in text
     assert "With one subject nothing can be said" in _section(study(1))
     assert _section(join(outcome(), outcome(case="b"))) == ""
+
+
+def test_what_is_shared_without_an_arm_of_one_subject_is_judged_as_well():
+    text = _section(join(study(12), outcome("special", "box2d", case="case00")))
+    first, wider = text.split("<h3>Without special · box2d: more targets in common</h3>")
+    assert "With 1 subject <b>no difference could be decided" in first
+    assert "a difference must be at least" in wider
 
 
 def _told(**provenance):

@@ -88,6 +88,14 @@ def test_equal_arms_cannot_be_decided() -> None:
     assert "cannot be told apart, the others are behind the first" in text
 
 
+def test_many_that_cannot_be_told_apart_are_counted() -> None:
+    runs = []
+    for s in range(20):
+        values = [*(0.8 + 0.001 * ((s + k) % 7) for k in range(7)), 0.3]
+        runs += [outcome(f"general(a={k})", case=f"case{s}", dsc=(value,)) for k, value in enumerate(values)]
+    assert "and 3 more cannot be told apart, the others are behind the first" in said(join(*runs))
+
+
 def test_one_subject_shows_the_order_and_what_would_be_needed() -> None:
     text = said(study(1))
     assert "The data cannot decide" in text and "order on one person" in text

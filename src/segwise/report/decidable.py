@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from segwise.report.markup import DASH, count, e, heat, note, number, signed, table
-from segwise.report.ranking import Ranked, arm_name
+from segwise.report.ranking import Ranked, arm_name, heading
 from segwise.report.statistics import ALPHA, Floats, highest, minus, subject_means, subjects_needed
 
 POWER = 0.8
@@ -87,11 +87,14 @@ def without_one(values: Floats, subjects: Sequence[str]) -> list[str]:
     return [name for name, mean in zip(names, left, strict=False) if highest(mean) != first]
 
 
-def section(one: Ranked, measure: str) -> str:
-    """HTML: the minimum detectable differences and the steadiness of the order; "" for a single arm."""
-    if len(one.panel.arms) < 2:
-        return ""
-    return _differences(one, measure) + _steady(one)
+def section(ranked: Sequence[Ranked], measure: str) -> str:
+    """HTML: the minimum detectable differences and the steadiness of the order, of each panel of two arms and more."""
+    parts = []
+    for i, one in enumerate(ranked):
+        if len(one.panel.arms) > 1:
+            parts += [heading(ranked[0], one)] if i else []
+            parts += [_differences(one, measure), _steady(one)]
+    return "".join(parts)
 
 
 def _differences(one: Ranked, measure: str) -> str:

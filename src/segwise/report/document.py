@@ -187,7 +187,7 @@ def _sections(
     not_ranked = breakdown.unranked(gathered, ranked, place)
     return [
         ("ranking", "Ranking", ranking.blocks(gathered, ranked) + not_ranked),
-        ("decidable", "What these data can decide", decidable.section(first, gathered.primary) if first else ""),
+        ("decidable", "What these data can decide", decidable.section(ranked, gathered.primary)),
         ("floor", "Against the floor", families.section(gathered)),
         ("labels", "Labelled subjects", labels.section(gathered)),
         ("trained", "What was trained", trained.section(gathered)),

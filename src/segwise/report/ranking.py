@@ -95,15 +95,18 @@ def shortened(model: str) -> str:
     return _PATH.sub("…/", model)
 
 
+def heading(first: Ranked, other: Ranked) -> str:
+    """What sets a further panel apart from the first one."""
+    gone = [arm.label for arm in first.panel.arms if arm not in other.panel.arms]
+    return f"<h3>Without {e(', '.join(gone))}: more targets in common</h3>" if gone else "<h3>Others</h3>"
+
+
 def blocks(gathered: Gathered, ranked: Sequence[Ranked]) -> str:
     """All panels, the first one open and the others under their own headings."""
     parts = []
     for i, one in enumerate(ranked):
         if i:
-            gone = [a.label for a in ranked[0].panel.arms if a not in one.panel.arms]
-            parts.append(
-                f"<h3>Without {e(', '.join(gone))}: more targets in common</h3>" if gone else "<h3>Others</h3>"
-            )
+            parts.append(heading(ranked[0], one))
             head, text = words.verdict(one.panel, one.result, gathered.primary)
             parts.append(f"<p><b>{head}.</b> {text} {words.scope(one.panel)}</p>")
         parts += [_table(gathered, one), _forest(gathered, one, name=f"forest{i}"), _pairs(one)]

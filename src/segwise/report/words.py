@@ -57,7 +57,7 @@ def _what_can_be_said(labels: list[str], result: Comparison) -> str:
     tied = [labels[i] for i in result.top]
     if len(tied) == len(labels):
         return ""
-    shown = [*tied[:_BEST_SHOWN], count(len(tied) - _BEST_SHOWN, "more")] if len(tied) > _BEST_SHOWN + 1 else tied
+    shown = [*tied[:_BEST_SHOWN], f"{len(tied) - _BEST_SHOWN} more"] if len(tied) > _BEST_SHOWN + 1 else tied
     return f" What can be said: {listing(shown)} cannot be told apart, the others are behind the first."
 
 
