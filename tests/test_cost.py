@@ -11,7 +11,7 @@ import pytest
 from decide_fakes import arms, folder, pair, plain
 from report_fakes import join, outcome
 from segwise.cli import app as program
-from segwise.decide import choice, cost_page, for_report, ownership, scenario
+from segwise.decide import choice, cost_page, for_report, ownership, scenario, workflow_page
 from segwise.decide.effort import effort
 from segwise.decide.verdict import verdict
 from segwise.errors import PlanError, RunError, SpecError
@@ -114,6 +114,20 @@ def test_a_failure_is_drawn_by_hand():
     arm = measured(*run)[0]
     assert ownership.cost(arm, plain(hand_minutes=2)).parts["mending"] == pytest.approx((0 + 1.2) / 2)
     assert arm.mean == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("page", [cost_page.page, workflow_page.page])
+def test_what_nobody_scored_is_left_out_and_said(tmp_path, page):
+    """Ten subjects of 0.9; the last three answers of the specialist have no score: its mean stays 0.9."""
+    records, scores = pair(10, special=0.9)
+    late = {(r.task, r.target) for r in records if r.model == "special" and r.case in ("c07", "c08", "c09")}
+    run = records, [score for score in scores if (score.task, score.target) not in late]
+    generalist, specialist = arms(run)
+    assert (specialist.mean, len(specialist.plays), specialist.n_unscored) == (pytest.approx(0.9), 7, 3)
+    assert generalist.n_unscored == 0
+    html = page(folder(tmp_path / "run", run), plain())
+    assert "3 answers of 1 way are not scored yet and left out; type <code>segwise score RUN</code>" in html
+    assert "not scored" not in page(folder(tmp_path / "whole", (records, scores)), plain())
 
 
 def test_what_a_trained_model_tells_of_its_training_replaces_the_assumption():

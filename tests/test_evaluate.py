@@ -158,6 +158,8 @@ def test_a_union_is_scored_where_a_model_knows_both_sides_only_together(data, tm
         sides = [masks.get(own[f"{side} thalamus", number].mask)[0] for side in ("left", "right")]
         union = own["thalamus", number]
         assert np.array_equal(masks.get(union.mask)[0], sides[0] | sides[1])
+        sizes = [own[f"{side} thalamus", number].provenance["reference_ml"] for side in ("left", "right")]
+        assert union.provenance["reference_ml"] == pytest.approx(sum(sizes))
         assert union.n_interactions == 2 * (number + 1) and union.seconds == {}
     assert ("stateful", "clicks(n=2)", "c0", "thalamus", 1) in _dsc(out)
 

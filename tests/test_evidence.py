@@ -197,6 +197,7 @@ def test_rows_of_ones_own_join_the_base(tmp_path):
         ({"promt": "box"}, 'promt: no such column; did you mean "prompt"?'),
         ({"model_id": "medsma"}, 'model_id: "medsma" is not in the base'),
         ({"dataset_id": "mine"}, 'dataset_id: "mine" is not in the base; add it as [[dataset]]'),
+        ({"target": "livr"}, 'target: "livr" is no structure that Segwise knows; did you mean liver'),
         ({"n": -1}, "n: -1 came, expected a whole number from 1"),
     ],
 )
@@ -216,6 +217,9 @@ def test_a_figure_enters_once(tmp_path):
 
 
 def test_files_that_are_no_figures_are_refused(tmp_path):
+    (tmp_path / "empty.toml").write_text("")
+    with pytest.raises(FileError, match=r"empty.toml: holds no row; expected \[\[result\]\]"):
+        open_base([tmp_path / "empty.toml"])
     with pytest.raises(FileError, match="cannot be read"):
         open_base([tmp_path / "nowhere.toml"])
     (tmp_path / "bad.toml").write_text("[[result")

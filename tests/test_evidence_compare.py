@@ -187,6 +187,34 @@ def test_runs_on_the_same_cases_are_ranked_and_those_on_as_many_others_are_not(t
     assert [[figure.model for figure in group.figures] for group in found.groups] == [["general", "special"], ["floor"]]
 
 
+def _arms(n: int, *values: float) -> Run:
+    """Models of one prompter on n subjects, each subject a little above or below the model's value."""
+    models = ("general", "special", "floor")
+    return join(
+        *(
+            outcome(model, case=f"c{i:02}", dataset="BTCV", dsc=(value + 0.001 * (i % 5),))
+            for model, value in zip(models, values, strict=False)
+            for i in range(n)
+        )
+    )
+
+
+def test_own_figures_have_ranks_only_where_the_subjects_decide(tmp_path, base):
+    def found(name: str, run: Run) -> list[int | None]:
+        own = of_run(folder(tmp_path / name, run), Named(base, "btcv"), "liver", "DSC")
+        return [row["rank"] for row in rows(beside(own, dataset="btcv", target="liver", metric="DSC"))]
+
+    assert found("few", _arms(3, 0.9, 0.7)) == [None, None]
+    assert found("many", _arms(12, 0.9, 0.7)) == [1, 2]
+    assert found("tied", _arms(12, 0.9, 0.9, 0.7)) == [1, 1, 3]
+
+
+def test_the_program_says_why_own_figures_have_no_rank(tmp_path):
+    run = folder(tmp_path / "mine", _arms(3, 0.9, 0.7))
+    out = said("compare", "--dataset", "btcv", "-t", "liver", "--run", str(run))
+    assert "A: in order of the means; 3 subjects cannot decide any difference, so no row has a rank" in out
+
+
 def test_a_surface_measure_names_its_metric_with_the_tolerance(tmp_path, base):
     mine = Named(base, "btcv", ("mine",))
     own = of_run(folder(tmp_path / "mine", outcome(dsc=(0.8,))), mine, "liver", "NSD")

@@ -44,6 +44,19 @@ def test_facts_by_hand(tmp_path):
     )
 
 
+def test_a_union_of_two_sides_is_no_outline_more(tmp_path):
+    """Two sides of 0.9 and 0.5 and their union of 0.8, made after the run: two outlines, mean 0.7."""
+    from report_fakes import join
+
+    sides = (("left kidney", 0.9), ("right kidney", 0.5), ("kidney", 0.8))
+    records, scores = join(*(outcome(case="a", target=name, dsc=(value,)) for name, value in sides))
+    made = {"union": ["m", "n"]}
+    records = [replace(r, provenance={**r.provenance, **made}) if r.target == "kidney" else r for r in records]
+    found = facts.read(folder(tmp_path / "run", (records, scores)), "general").facts
+    assert (found["n_targets"].value, found["outlines"].text, found["kinds"].text) == (2, "2 outlines", "2 kinds")
+    assert found["mean"].value == pytest.approx(0.7)
+
+
 def test_facts_and_sheet_tell_one_bound(tmp_path):
     """None of four people was poor: up to 1 - 0.025^(1/4) = 60.2 % may be; in the checklist as in the sheet."""
     from report_fakes import join

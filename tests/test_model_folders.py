@@ -56,6 +56,14 @@ def test_an_adapters_folder_is_a_model(tmp_path):
     assert built.weights == built.segmenter.parts.weights != assemble.build(f"{BASE}+lora(rank=2)").weights
 
 
+def test_a_net_that_was_trained_whole_has_its_own_size_and_an_adapter_that_of_its_base(tmp_path):
+    size = {"parameters": 2_280_614}
+    folders.write(tmp_path / "net", spec="unet", files={"plan.json": b"{}"}, trained=size)
+    assert assemble.model_info("./net").card.parameters_m == 2.28 != assemble.model_info("unet").card.parameters_m
+    lora(tmp_path / "liver", trained={"parameters": 2_048})
+    assert assemble.model_info("./liver").card.parameters_m == assemble.model_info(BASE).card.parameters_m
+
+
 def test_arguments_go_to_the_base_and_more_may_follow(tmp_path):
     lora(tmp_path / "a")
     info = assemble.model_info("./a(lift=propagate, stop=empty)+norm")

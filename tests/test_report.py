@@ -88,6 +88,16 @@ def test_equal_arms_cannot_be_decided() -> None:
     assert "cannot be told apart, the others are behind the first" in text
 
 
+def test_answers_without_a_score_are_counted_at_the_top() -> None:
+    records, scores = study(12)
+    late = {(r.task, r.target) for r in records if r.model == "special" and r.case == "case01"}
+    some = [score for score in scores if (score.task, score.target) not in late]
+    assert "5 answers are not scored yet and left out of all numbers below; type segwise score RUN" in said(
+        (records, some)
+    )
+    assert "not scored yet" not in said((records, scores))
+
+
 def test_many_that_cannot_be_told_apart_are_counted() -> None:
     runs = []
     for s in range(20):

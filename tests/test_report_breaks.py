@@ -161,6 +161,9 @@ def test_an_adapter_made_for_volumes_that_flattens_the_fall_is_found_and_one_tha
     assert len(flat) == len(steep) == 2 and not any("plane</b> loses" in one for one in answers)
     assert all("beyond chance" in one and "loses 0.1" in one and " less; " in one for one in flat)
     assert not any("beyond chance" in one for one in steep)
+    worse = adapted.section(families(*adapted_run([("", 0, 0.30), ("+flat", 1, 0.40)]))[1][0], "DSC")
+    ends = re.search(r"([0-9.]+) more; 95 % of the difference (\S+) to (\S+), beyond chance", worse)
+    assert ends and 0 < float(ends[2]) <= float(ends[1]) <= float(ends[3])  # more, and so is its interval
 
 
 def test_few_persons_cannot_decide_whether_an_adapter_keeps_more():

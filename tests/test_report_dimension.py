@@ -54,6 +54,18 @@ def test_noise_cannot_decide():
     assert "Cannot decide between" in html and "on 10 persons" in html
 
 
+def test_words_and_table_say_what_they_are_about():
+    """One arm answered three persons only; the best of each kind share ten: both counts are told."""
+    records, scores = run(0.7, 0.74, 0.8)
+    second, more = run(0.6, 0.9, 0.7)
+    weak = [dataclasses.replace(r, model="flat(lift=tta)", task=f"t{r.task}") for r in second if r.model == "flat"]
+    weak = [r for r in weak if r.case in PEOPLE[:3]]
+    extra = [dataclasses.replace(s, task=f"t{s.task}") for s in more]
+    html = dimension.section(gather([*records, *weak], [*scores, *extra]))
+    assert "On the 3 targets of 3 persons that all 4 arms answered." in html
+    assert "the best of each kind on the 10 targets of 10 persons that these answered" in html
+
+
 def test_one_kind_alone_has_no_section():
     assert dimension.section(gather(*outcome("flat", card=CARDS["flat"]))) == ""
     assert "Slices or volumes" not in page(*outcome("flat", card=CARDS["flat"]))

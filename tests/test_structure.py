@@ -47,7 +47,7 @@ MAY_KNOW = {  # room -> rooms; every room may know `errors`
         *("assemble", "session", "store", "engine", "records", "case", "synth", "catalog"),
         *("anatomy", "pair", "segmenter", "geometry", "prompt", "spec", "signatures"),
     },
-    "evidence": set(),
+    "evidence": {"anatomy"},  # what a figure is of is a structure
     "report": {"records", "evidence", "catalog", "card", "spec"},
     "decide": {"records", "report", "catalog", "card", "spec"},  # what a finished comparison means: above report
 }

@@ -15,7 +15,7 @@ from segwise.cli import show as screen
 from segwise.errors import SpecError
 
 if TYPE_CHECKING:
-    from segwise.evidence.compare import Beside
+    from segwise.evidence.compare import Beside, Group
     from segwise.evidence.query import Answer, Filters
     from segwise.evidence.statements import Outcome
 
@@ -66,7 +66,8 @@ def listed(table: str, found: Answer, wanted: Filters, *, format: str, cite: str
     given = ", ".join(f"{name} {value}" for name, value in told(wanted).items())
     screen.note(f"{len(found.rows)} of {found.n_all} {table}{f': {given}' if given else ''}")
     if not found.rows:
-        screen.note("each filter has rows of its own, but none passes all; leave one out")
+        one = len(told(wanted)) == 1
+        screen.note("no row passes this filter" if one else "none passes all filters; leave one out, or see each alone")
     _credit()
 
 
@@ -115,9 +116,20 @@ def reproduced(found: Sequence[Outcome], *, format: str) -> None:
     print("mean DSC of a model on a data set")
 
 
+def _own(group: Group) -> str:
+    """What ranks of a run's own figures mean."""
+    if any(group.ranks):
+        return "a rank counts the rows that are better beyond chance over the subjects; equal ranks are not told apart"
+    n = group.figures[0].n
+    return f"in order of the means; {n} subject{'s' * (n != 1)} cannot decide any difference, so no row has a rank"
+
+
 def _apart(found: Beside) -> Iterable[str]:
     from segwise.evidence.compare import letter
 
+    for number, group in enumerate(found.groups):
+        if len(group.figures) > 1 and group.figures[0].measured and not group.figures[0].doubt:
+            yield f"{letter(number)}: " + _own(group)
     if len(found.groups) == 1:
         yield "all rows are comparable" if len(found.groups[0].figures) > 1 else "one row, nothing to rank it against"
         return

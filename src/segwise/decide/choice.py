@@ -89,7 +89,11 @@ def sides(arms: Sequence[Measured], *, generalist: str = "", specialist: str = "
     if lacking:
         why = f"This run has no {' and no '.join(lacking)} to compare (random or unknown weights do not count)"
     elif asked:
-        why = "Of the ways that were named no two were asked for the same target"
+        why = (
+            "Only one way was named, and nothing of the other kind was asked for the same target"
+            if len(asked) == 1
+            else "Of the ways that were named no two were asked for the same target"
+        )
     else:
         why = "No specialist of this run was asked for a target that a generalist was asked for too"
     chosen = "the one that was named" if asked else "the way of the highest mean DSC"

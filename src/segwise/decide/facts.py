@@ -22,7 +22,7 @@ from segwise.decide.shares import exact_interval, percents
 from segwise.errors import RunError
 from segwise.records.run import Run
 from segwise.report import words
-from segwise.report.gather import Arm, Gathered, gather, total_seconds
+from segwise.report.gather import Arm, Gathered, gather, total_seconds, without_doubles
 from segwise.report.markup import e, listing, n_bytes
 from segwise.report.statistics import interval_of_mean, subject_means
 
@@ -111,7 +111,7 @@ def read(run_dir: Path | str, model: str) -> Known:
         raise RunError(f"{run.path} holds no finished task, so nothing is known; run it first (it resumes)")
     whole = gather(records, run.scores())
     there = [(a.key[0], a.label, *map(str, (a.card.get("learned") or {}).get("models") or ())) for a in whole.arms]
-    arms = tuple(whole.arms[i] for i in called.one(there, model, "model"))
+    arms = tuple(without_doubles(whole.arms[i]) for i in called.one(there, model, "model"))
     scored = [arm for arm in arms if arm.values]
     if not scored:
         raise RunError(f"{run.path} has no score of {model}; type: segwise score {shlex.quote(str(run.path))}")

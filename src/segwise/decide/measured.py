@@ -17,6 +17,7 @@ from segwise.errors import CatalogError, RunError, SpecError
 from segwise.records.run import Run
 from segwise.records.types import Record, Score
 from segwise.report.gather import Arm, gather
+from segwise.report.markup import count
 from segwise.report.outcome import Item
 from segwise.report.statistics import Floats
 
@@ -64,7 +65,8 @@ class Measured:
         family: "generalist", "specialist", "floor" or "".
         gives: kinds of mark that its simulated user makes.
         learned: what a trained model says of its training, {} for others.
-        plays: finished and failed ones; what was skipped is not here.
+        plays: finished and failed ones; what was skipped or is not scored is not here.
+        n_unscored: targets that it answered and nobody scored yet.
     """
 
     label: str
@@ -74,6 +76,7 @@ class Measured:
     gives: tuple[str, ...]
     learned: Mapping[str, Any]
     plays: tuple[Play, ...]
+    n_unscored: int = 0
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -132,6 +135,17 @@ def measured(records: Sequence[Record], scores: Sequence[Score]) -> list[Measure
     return [arm for arm in found if any(play.rounds for play in arm.plays)]
 
 
+def unscored(arms: Sequence[Measured]) -> str:
+    """A sentence on what is left out because nobody scored it; "" if nothing is. HTML."""
+    n, ways = sum(arm.n_unscored for arm in arms), sum(arm.n_unscored > 0 for arm in arms)
+    if not n:
+        return ""
+    return (
+        f"{count(n, 'answer')} of {count(ways, 'way')} {'is' if n == 1 else 'are'} not scored yet and left out; type "
+        "<code>segwise score RUN</code>."
+    )
+
+
 def shared(first: Measured, second: Measured) -> tuple[Measured, Measured] | None:
     """Both on what both were asked, None if that is nothing."""
     both = first.items & second.items
@@ -148,13 +162,17 @@ def by_person(plays: Sequence[Play], values: Sequence[float]) -> tuple[list[str]
 
 
 def _arm(arm: Arm, rounds: Mapping[tuple[str, str], Mapping[int, Record]], dsc: Mapping[Any, float | None]) -> Measured:
-    plays = []
+    plays, n_unscored = [], 0
     for outcome in arm.outcomes:
         last = outcome.last
         if last.status == "skipped" or outcome.union or not last.target:
             continue  # a union was put together after the run: nobody waited for it
         own = rounds[last.task, last.target]
-        played = tuple(_round(own[n], dsc) for n in sorted(own) if own[n].status == "done")
+        answers = [own[n] for n in sorted(own) if own[n].status == "done"]
+        if last.status == "done" and not all(_scored(record, dsc) for record in answers):
+            n_unscored += 1
+            continue
+        played = tuple(_round(record, dsc) for record in answers)
         plays.append(Play(item=outcome.item, person=outcome.person, rounds=() if last.status == "failed" else played))
     card = arm.card
     return Measured(
@@ -165,11 +183,16 @@ def _arm(arm: Arm, rounds: Mapping[tuple[str, str], Mapping[int, Record]], dsc: 
         gives=_gives(arm.key[1]),
         learned=card.get("learned") or {},
         plays=tuple(plays),
+        n_unscored=n_unscored,
     )
 
 
 def _dsc(score: Score) -> float | None:
     return 1.0 if score.value is None and score.reason == "both empty" else score.value
+
+
+def _scored(record: Record, dsc: Mapping[Any, float | None]) -> bool:
+    return (*record.key, record.mask) in dsc or (*record.key, "") in dsc
 
 
 def _round(record: Record, dsc: Mapping[Any, float | None]) -> Round:

@@ -158,6 +158,9 @@ def _union(run: Run, union: str, sides: list[list[Record]], own: list[Record]) -
         first = parts[0]
         single = ("reference", "reference_ml", "seeds", "label")
         shared = {key: value for key, value in first.provenance.items() if key not in single}
+        sizes = [record.provenance.get("reference_ml") for record in parts]
+        if all(isinstance(ml, int | float) for ml in sizes):
+            shared["reference_ml"] = sum(sizes)
         changed = {
             "target": union,
             "round": number,

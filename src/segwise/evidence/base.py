@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 
+from segwise import anatomy
 from segwise.errors import FileError
 from segwise.evidence.schema import SQL, TABLES, all_checked, prompt_kind
 
@@ -111,6 +112,9 @@ def read_rows(path: Path, name: str) -> dict[str, list[dict[str, Any]]]:
 
 def _add(base: Base, path: Path, name: str) -> None:
     rows = read_rows(path, name)
+    if not any(rows.values()):
+        raise FileError(f"{name}: holds no row; expected [[result]] and so on, see docs/how-to/evidence.md")
+    _structures(base, rows["results"], name)
     for table in ("models", "datasets"):
         known = set(base.values(table, "id"))
         for number, row in enumerate(rows[table], start=1):
@@ -136,6 +140,21 @@ def _add(base: Base, path: Path, name: str) -> None:
         _insert(base, table, rows_)
 
 
+def _structures(base: Base, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Refuse a target that neither the vocabulary nor the base knows: no filter would find it."""
+    columns = [("results", "target"), ("results", "structure"), ("datasets", "structures")]
+    known = {word.strip().lower() for at in columns for text in base.values(*at) for word in text.split(";")}
+    for number, row in enumerate(rows, start=1):
+        word = row["structure"] or row["target"]
+        found = anatomy.resolve(word)
+        if not found.known and word.lower() not in known and not word.startswith("mean"):
+            hint = f"; did you mean {' or '.join(found.near)}" if found.near else ""
+            raise FileError(
+                f'{name}: result[{number}]: target: "{word}" is no structure that Segwise knows{hint}; expected a '
+                'common name such as "liver", or "mean"'
+            )
+
+
 def _each_once(base: Base, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     """Refuse a figure that is there already: it would be ranked against itself."""
     columns = ", ".join(f'"{column}"' for column in ONCE)
@@ -152,7 +171,7 @@ def _each_once(base: Base, rows: Sequence[Mapping[str, Any]], name: str) -> None
 
 def _completed(row: dict[str, Any]) -> dict[str, Any]:
     """A result with what follows from the rest: its structure, the kind of its prompt, and where it was printed."""
-    structure = row["structure"] or (None if row["target"].startswith("mean") else row["target"])
+    structure = row["structure"] or (None if row["target"].startswith("mean") else anatomy.resolve(row["target"]).name)
     kind = row["prompt_kind"] or prompt_kind(row["prompt"])
     return {**row, "structure": structure, "prompt_kind": kind, "printed_in": row["printed_in"] or row["source"]}
 

@@ -33,6 +33,7 @@ class Figure:
         printed_in: the table, paper or run that it stands in.
         source: as in the base.
         measured: it is from a run of the user's own.
+        behind: of a run's own figure, how many of its protocol are better beyond chance; None where nobody can tell.
         doubt: why it must not be ranked at all, "" if nothing speaks against it.
         paper: of the model, to be cited.
     """
@@ -52,6 +53,7 @@ class Figure:
     printed_in: str
     source: str
     measured: bool = False
+    behind: int | None = None
     doubt: str = ""
     paper: str = ""
 
@@ -72,7 +74,8 @@ class Group:
 
     Attributes:
         figures: in order.
-        ranks: 1 for the best, equal for equal values; None where there is nothing to rank against.
+        ranks: 1 for the best, equal for equal values; None where there is nothing to rank against. Of own figures the
+            rank counts those that are better beyond chance over the subjects; all None where these decide nothing.
     """
 
     figures: tuple[Figure, ...]
@@ -170,6 +173,10 @@ def letter(number: int) -> str:
 def _ranked(ordered: Sequence[Figure]) -> Group:
     if len(ordered) < 2 or ordered[0].doubt:
         return Group(tuple(ordered), (None,) * len(ordered))
+    if any(figure.measured for figure in ordered):
+        behind = [figure.behind for figure in ordered]
+        sure = None not in behind and any(behind)
+        return Group(tuple(ordered), tuple(n + 1 if sure and n is not None else None for n in behind))
     values = [figure.value for figure in ordered]
     return Group(tuple(ordered), tuple(values.index(value) + 1 for value in values))
 

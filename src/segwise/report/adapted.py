@@ -86,8 +86,10 @@ def answer(one: Line, other: Line, family: Family, measure: str) -> str:
     head = f"<b>{e(one.label)}</b> loses {number(lost)} {e(measure)} {way}, {e(other.label)} {number(there)}"
     if np.isnan(found.low):
         return f"{head}: {count(found.n, 'person')} cannot decide."
-    span = f"{number(abs(found.mean))} {'less' if found.mean >= 0 else 'more'}; 95 % of the difference "
-    span += f"{number(found.low)} to {number(found.high)}"
+    more = found.mean < 0
+    ends = (-found.high, -found.low) if more else (found.low, found.high)
+    span = f"{number(abs(found.mean), 4)} {'more' if more else 'less'}; 95 % of the difference "
+    span += f"{number(ends[0], 4)} to {number(ends[1], 4)}"
     return f"{head}: {span}, " + (
         "beyond chance." if found.sure else f"which {count(found.n, 'person')} cannot decide."
     )

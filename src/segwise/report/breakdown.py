@@ -13,17 +13,23 @@ from segwise.report import figures, subgroups, words
 from segwise.report.gather import Arm, Gathered
 from segwise.report.markup import DASH, count, details, e, figure, heat, n_bytes, note, number, seconds, table
 from segwise.report.outcome import Item
-from segwise.report.ranking import Ranked, arm_name, counts, median_seconds
+from segwise.report.ranking import Ranked, arm_name, counts, heading, median_seconds
 from segwise.report.statistics import interval_of_mean
 from segwise.report.structures import COLUMNS_UP_TO
 
 _FIGURE_UP_TO = 14
 
 
+def by_subsets(gathered: Gathered, ranked: Sequence[Ranked]) -> str:
+    """`by_subset` of every panel, the further ones under their headings."""
+    found = [(one, body) for one in ranked if (body := by_subset(gathered, one))]
+    return "".join((heading(ranked[0], one) if one is not ranked[0] else "") + body for one, body in found)
+
+
 def by_subset(gathered: Gathered, one: Ranked) -> str:
     """The panel's mean by modality, reference, data set, size, spacing, scanner and anatomy, if there are several."""
     facts: dict[Item, list[str]] = {}
-    for outcome in gathered.outcomes:
+    for outcome in sorted(gathered.outcomes, key=lambda o: o.union):  # of its own answer more is known
         last = outcome.last
         kind = words.quality_of(outcome)
         facts.setdefault(

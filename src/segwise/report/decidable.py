@@ -146,8 +146,11 @@ def _steady(one: Ranked) -> str:
     mean, low = agreement(panel.values, panel.persons)
     other = without_one(panel.values, panel.persons)
     names = e(", ".join(name.partition("\x1f")[2] or name for name in other[:5]))
+    more = " …" if len(other) > 5 else ""
     alone = (
-        f"Without one of {count(len(other), 'subject')} ({names}) another arm would be first."
+        f"Without {names}{more} another arm would be first."
+        if len(other) == 1
+        else f"Without any one of {len(other)} subjects ({names}{more}) another arm would be first."
         if other
         else "Whichever subject is left out, the first arm stays first."
     )

@@ -37,7 +37,14 @@ def section(gathered: Gathered) -> str:
     result = compare(chosen.values, chosen.persons)
     order = sorted(range(len(panel.arms)), key=lambda i: (KINDS.index(kind_of(panel.arms[i])), panel.arms[i].label))
     drawn = [_series(panel, i) for i in order]
-    caption = "By kind: slice-wise first, then lifted, then native 3D; the kind stands before the model's name."
+    caption = (
+        f"By kind: slice-wise first, then lifted, then native 3D; the kind stands before the model's name. On the "
+        f"{count(len(panel.items), 'target')} of {count(len(set(panel.persons)), 'person')} that all "
+        f"{len(panel.arms)} arms answered."
+    )
+    if chosen.items != panel.items:
+        more = f"{count(len(chosen.items), 'target')} of {count(result.n_subjects, 'person')}"
+        caption += f" The words above are about the best of each kind on the {more} that these answered."
     return (
         said(answer(chosen, result, gathered.primary))
         + figure(figures.forest(drawn, measure=gathered.primary, name="dimension"), caption)

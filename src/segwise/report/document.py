@@ -201,7 +201,7 @@ def _sections(
         ("shapes", "Shapes", shapes.section(gathered)),
         ("scaling", "Compute at inference", scaling.section(gathered)),
         ("targets", "Targets", structures.by_target(gathered, order, place) if order else ""),
-        ("subsets", "By kind of case", breakdown.by_subset(gathered, first) if first else ""),
+        ("subsets", "By kind of case", breakdown.by_subsets(gathered, ranked)),
         ("effort", "Interactions", breakdown.effort(gathered, first) if first else ""),
         ("cost", "Seconds and memory", _cost(gathered, first, place)),
         ("spread", "All single results", _spread(gathered, first) if first else ""),
@@ -253,7 +253,7 @@ def _names(one: Ranked) -> str:
 
 
 def _warnings(gathered: Gathered) -> list[str]:
-    found = [words.reference_note(gathered.outcomes)]
+    found = [words.not_scored(gathered), words.reference_note(gathered.outcomes)]
     found += words.doubts(gathered.arms)
     datasets = words.datasets_of(gathered.outcomes)
     seen = sorted(

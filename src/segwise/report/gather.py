@@ -188,6 +188,19 @@ def each_once(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [o for o in outcomes if (*o.item[:2], f"left {o.item[2]}") not in there]
 
 
+def without_doubles(arm: Arm) -> Arm:
+    """An arm without unions of two sides that it answered themselves, so that nothing is counted twice."""
+    outcomes = tuple(each_once(arm.outcomes))
+    items = frozenset(o.item for o in outcomes)
+    return dataclasses.replace(
+        arm,
+        outcomes=outcomes,
+        values={item: value for item, value in arm.values.items() if item in items},
+        asked=arm.asked & items,
+        counts=Counter(o.status for o in outcomes),
+    )
+
+
 def total_seconds(outcome: Outcome) -> float | None:
     """Seconds of all stages over all rounds, None if none were recorded."""
     return sum(outcome.seconds.values()) if outcome.seconds else None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from segwise.errors import RunError, SpecError
 from segwise.evidence.base import Base
@@ -17,6 +20,7 @@ from segwise.records.types import Record
 from segwise.report.gather import Arm, Gathered, gather
 from segwise.report.markup import listing
 from segwise.report.outcome import Item, Outcome
+from segwise.report.statistics import compare
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,15 @@ class Named:
 FAMILIES = {"specialist": "task-specific"}  # our word for it, and the survey's
 
 
+@dataclass(frozen=True, eq=False)
+class _Own:
+    """A figure with what it is the mean of."""
+
+    figure: Figure
+    values: Mapping[Item, float]
+    persons: Mapping[Item, str]
+
+
 def of_run(run_dir: Path | str, dataset: Named, target: str, metric: str) -> list[Figure]:
     """What each model and prompter of a run reached on a target in one data set; its other data sets do not count.
 
@@ -54,6 +67,10 @@ def of_run(run_dir: Path | str, dataset: Named, target: str, metric: str) -> lis
         RunError: not a run, nothing in it has finished, or nothing of this data set, or it has no such score; says what
             it has.
     """
+    return _judged(_of_run(run_dir, dataset, target, metric), metric)
+
+
+def _of_run(run_dir: Path | str, dataset: Named, target: str, metric: str) -> list[_Own]:
     run = Run.read(run_dir)
     records = run.records()
     there = _there(records)
@@ -67,7 +84,7 @@ def of_run(run_dir: Path | str, dataset: Named, target: str, metric: str) -> lis
             f'--called "{there[0]}"; without --run the published figures stand alone'
         )
     gathered = gather([record for record in records if record.dataset in meant], run.scores())
-    found = figures(gathered, target, metric, reporter=f"run {run.path.name}")
+    found = _own(gathered, target, metric, reporter=f"run {run.path.name}")
     if not found:
         known = sorted({o.last.target for o in gathered.outcomes if o.status == "done"})
         more = " and others" if len(known) > 12 else ""
@@ -75,7 +92,7 @@ def of_run(run_dir: Path | str, dataset: Named, target: str, metric: str) -> lis
         raise RunError(f"{run.path} has no {metric} of {target} in {dataset.id}; {has}")
     words = [f"{name} taken as {dataset.id} on your word" for name in meant if name in dataset.called]
     words += [f"its {name} left out, another data set" for name in there if name not in meant]
-    return [replace(figure, source="; ".join([figure.source, *words])) for figure in found]
+    return [replace(own, figure=replace(own.figure, source="; ".join([own.figure.source, *words]))) for own in found]
 
 
 def of_runs(run_dirs: Sequence[Path], dataset: Named, target: str, metric: str) -> list[Figure]:
@@ -89,7 +106,7 @@ def of_runs(run_dirs: Sequence[Path], dataset: Named, target: str, metric: str) 
     if lost := [name for name in dataset.called if name not in there]:
         known = f"there are {', '.join(sorted(there))}" if there else "give a run, too: --run DIR"
         raise SpecError(f'--called "{lost[0]}": no run has scores of a data set of this name; {known}')
-    return [figure for folder in run_dirs for figure in of_run(folder, dataset, target, metric)]
+    return _judged([own for folder in run_dirs for own in _of_run(folder, dataset, target, metric)], metric)
 
 
 def _there(records: Sequence[Record]) -> list[str]:
@@ -99,6 +116,10 @@ def _there(records: Sequence[Record]) -> list[str]:
 
 def figures(gathered: Gathered, target: str, metric: str, *, reporter: str) -> list[Figure]:
     """One figure for each arm that has a value of the target, "mean" for all; [] if the metric was not measured."""
+    return [own.figure for own in _own(gathered, target, metric, reporter=reporter)]
+
+
+def _own(gathered: Gathered, target: str, metric: str, *, reporter: str) -> list[_Own]:
     measure = next((m for m in gathered.measures if m == metric or m.startswith(f"{metric} ")), "")
     if not measure:
         return []
@@ -107,8 +128,26 @@ def figures(gathered: Gathered, target: str, metric: str, *, reporter: str) -> l
         items = _items(arm, target)
         value = arm.mean(measure, items)
         if value is not None:
-            found.append(_figure(arm, items, value, metric, gathered.metrics[measure], reporter=reporter))
+            figure = _figure(arm, items, value, metric, gathered.metrics[measure], reporter=reporter)
+            each = {item: mean for item in items if (mean := arm.mean(measure, [item])) is not None}
+            found.append(_Own(figure, each, {o.item: o.person for o in arm.outcomes}))
     return found
+
+
+def _judged(own: Sequence[_Own], metric: str) -> list[Figure]:
+    """The figures, each with how many of those that it may be ranked against are better beyond chance."""
+    alike: dict[tuple[str, ...], list[_Own]] = defaultdict(list)
+    for one in own:
+        alike[one.figure.protocol].append(one)
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    behind: dict[int, int] = {}
+    for group in alike.values():
+        items = sorted(set[Item].intersection(*(set(one.values) for one in group)))
+        if items and len(group) > 1:
+            values = np.array([[sign * one.values[item] for one in group] for item in items])
+            better = compare(values, [group[0].persons[item] for item in items]).decided.sum(axis=0)
+            behind |= {id(one): int(n) for one, n in zip(group, better, strict=True)}
+    return [replace(one.figure, behind=behind.get(id(one))) for one in own]
 
 
 def _items(arm: Arm, target: str) -> list[Item]:

@@ -157,6 +157,18 @@ def unfinished(records: Iterable[Record], n_tasks: object) -> str:
     )
 
 
+def not_scored(gathered: Gathered) -> str:
+    """How many answers wait for their score while others have one, "" if none."""
+    waiting = [o for o in gathered.outcomes if o.status == "undefined" and gathered.primary not in o.values]
+    if not waiting or not gathered.primary:
+        return ""
+    n = len(waiting)
+    return (
+        f"<b>{count(n, 'answer')} {'is' if n == 1 else 'are'} not scored yet</b> and left out of all numbers below; "
+        "type <code>segwise score RUN</code>."
+    )
+
+
 def reference_note(outcomes: Iterable[Outcome]) -> str:
     """What the references are worth, "" if all are gold."""
     quality: dict[str, set[str]] = {}
