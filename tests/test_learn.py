@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import labelled_cases
 from segwise import api, assemble
+from segwise.cli import app as program
 from segwise.cli import learning
 from segwise.cli.app import app
 from segwise.errors import SegwiseError, SpecError, TrainingError
@@ -276,21 +277,50 @@ def test_labels_of_another_grid_are_refused(tmp_path):
         api.specialist(SMALL, Who(data=tmp_path / "data"), tmp_path / "out", Budget(steps=1))
 
 
-def test_out_of_memory_is_one_message_and_the_checkpoint_stays(data, tmp_path, monkeypatch):
+def _torch_without_room(*_):
+    return torch.empty(2**50)  # what torch says itself: no machine has 4 PB
+
+
+def _numpy_without_room(*_):
+    return np.empty(2**60, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("place", ["losses", "validate", "batch"])
+@pytest.mark.parametrize("full", [_torch_without_room, _numpy_without_room])
+def test_out_of_memory_is_one_message_and_the_checkpoint_stays(data, tmp_path, monkeypatch, place, full):
     out = tmp_path / "out"
     made = api.specialist(SMALL, Who(data=data), out, Budget(steps=20, size=1))
     api.learn(made, out, minutes=0)
     kept = (out / "last.pt").read_bytes()
-
-    def full(batch, rng):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried …")
-        yield
-
     again = api.specialist(SMALL, Who(data=data), out, Budget(steps=20, size=1))
-    monkeypatch.setattr(again.recipe.objective, "losses", full)
+    owner = again.recipe.stream if place == "batch" else again.recipe.objective
+    monkeypatch.setattr(type(owner), place, full)
     with pytest.raises(TrainingError, match="out of memory at step"):
         loop.train(again.recipe, out)
     assert (out / "last.pt").read_bytes() == kept
+
+
+def test_a_net_without_room_is_one_message(data, tmp_path, monkeypatch, capsys):
+    words = ["adapt", "sam(size=nano)+lora(rank=100000000000)", str(data), "-o", str(tmp_path / "a")]
+    monkeypatch.setattr(sys, "argv", ["segwise", *words])
+    with pytest.raises(SystemExit) as left:
+        program.main()
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and "error: out of memory (" in said and "Traceback" not in said
+
+
+def test_an_adapter_on_a_relative_folder_is_used_from_anywhere(data, tmp_path, monkeypatch):
+    """The folder names what it was tuned on as seen from itself, so that both may be moved together."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    assert cli("adapt", ADAPTED, data, "-o", "o/first", "--steps", 1)[0] == 0
+    assert cli("adapt", "./o/first+lora", data, "-o", "second", "--steps", 1)[0] == 0
+    assert json.loads((home / "second" / "model.json").read_text())["spec"].startswith("../o/first+lora")
+    digest = assemble.segmenter("./second").digest
+    home.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    assert assemble.segmenter("./moved/second").digest == digest
 
 
 def test_only_models_with_a_net_are_adapted(data, tmp_path):

@@ -258,6 +258,34 @@ def test_a_folder_is_named_so_that_no_member_could_be_it(tmp_path, path, said):
     assert of_folder(Path(path)) == said and parse(said).name == said
 
 
+def test_a_folder_with_another_model_is_not_overwritten(data, tmp_path):
+    out = tmp_path / "net"
+    assert cli("train", SMALL, data, "-o", out, "--steps", 1)[0] == 0
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    for words in (("convert", "sam(size=nano)", "-o", out), ("adapt", "universeg", data, "-o", out, "--support", 2)):
+        code, said = cli(*words)
+        assert code == 2 and "holds the model unet" in said and "give another folder" in said, said
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    for _ in range(2):  # what is like it is made anew
+        assert cli("convert", "sam(size=nano)", "-o", tmp_path / "half")[0] == 0
+    code, said = cli("convert", "sam(size=nano)+decoder", "-o", tmp_path / "half")
+    assert code == 2 and "holds the model sam" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("adapt", "universeg", "DATA", "--rate", 1, "--steps", 5), "leave out --steps, --rate; --support says"),
+        (("distill", "default", "--target", "liver", "--fold", "0/2"), "--target, --fold came without scans"),
+        (("train", SMALL, "DATA", "--seed", 10**22), "99999"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(data, tmp_path, words, said):
+    code, found = cli(*(data if word == "DATA" else word for word in words), "-o", tmp_path / "out")
+    assert code == 2 and (said in found or "4294967295" in found), found
+    assert not (tmp_path / "out").exists()
+
+
 def test_distilling_and_converting_into_a_relative_folder_read_what_they_wrote(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("segwise.distilling.peak_gb", lambda spec: None)

@@ -122,13 +122,27 @@ class TestSurface:
         distances = {round(float(mm), 6) for mm in pair.surfaces.reference_mm}
         assert distances == {0.0, round(float(np.hypot(3, 4 - 1.5)), 6), 5.0}  # some corners meet one 1.5 mm back
 
-    def test_large_surfaces_go_by_the_distance_transform(self, monkeypatch):
+    @pytest.mark.parametrize("turn", [np.eye(3), np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]])
+    def test_every_way_to_a_distance_finds_the_same(self, monkeypatch, turn):
+        """Tree, transform and the transform in float32, straight and oblique."""
         a, b = random_pair(2)
-        by_tree = between(a, b, np.diag([3.0, 1.5, 0.8]))
-        monkeypatch.setattr("segwise.pair.MANY", 0)
-        by_transform = between(a, b, np.diag([3.0, 1.5, 0.8]))
-        np.testing.assert_allclose(by_transform.reference_mm, by_tree.reference_mm, rtol=1e-6)
-        np.testing.assert_allclose(by_transform.prediction_mm, by_tree.prediction_mm, rtol=1e-6)
+        linear = turn @ np.diag([3.0, 1.5, 0.8])
+        by_tree = between(a, b, linear)
+        monkeypatch.setattr("segwise.pair.FEW", 0)
+        by_transform = between(a, b, linear)
+        monkeypatch.setattr("segwise.pair.LARGE", 0)
+        roughly = between(a, b, linear)
+        assert roughly.reference_mm.dtype == np.float32
+        for side in ("reference_mm", "prediction_mm"):
+            np.testing.assert_allclose(getattr(by_transform, side), getattr(by_tree, side), rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(getattr(roughly, side), getattr(by_tree, side), rtol=1e-6)
+
+    def test_a_sheared_grid_is_measured_as_it_lies_however_many(self, monkeypatch):
+        a, b = random_pair(2)
+        linear = np.array([[3.0, 0.4, 0], [0, 1.5, 0], [0, 0, 0.8]])
+        by_tree = between(a, b, linear)
+        monkeypatch.setattr("segwise.pair.FEW", 0)
+        np.testing.assert_array_equal(between(a, b, linear).reference_mm, by_tree.reference_mm)
 
     @settings(max_examples=40, deadline=None)
     @given(st.integers(0, 2**32 - 1), st.floats(0.1, 10))

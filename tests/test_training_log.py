@@ -68,6 +68,15 @@ def test_every_measure_is_told_at_its_step(tmp_path, boards):
     assert checks[-1] == toy.STEPS and len(checks) < len(losses)
 
 
+def test_what_stands_behind_the_last_column_is_dropped(tmp_path):
+    train(toy.recipe(), tmp_path, minutes=0)
+    log = tmp_path / "log.csv"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([lines[0], f"{lines[1]},5,6", *lines[2:]]) + "\n")
+    train(toy.recipe(), tmp_path)
+    assert all(None not in row for row in csv.DictReader(log.open(newline="", encoding="utf-8")))
+
+
 def test_what_stands_of_a_stopped_training_is_told_once(tmp_path, boards):
     train(toy.recipe(), tmp_path, minutes=0)
     train(toy.recipe(), tmp_path)

@@ -62,10 +62,12 @@ def convert(model: str, out: Path, precision: Precision) -> Converted:
         precision: "bf16" or "int8".
 
     Raises:
-        CatalogError: no such model. SpecError: it cannot be converted. WeightsError: `out` cannot be written.
+        CatalogError: no such model. SpecError: it cannot be converted. WeightsError: `out` cannot be written, or
+            holds something else.
     """
     folder = of_folder(out)
     info = assemble.model_info(model)
+    folders.free(out, lambda there: there.trained.get("converted") == str(info.spec))
     built = assemble.build(info.spec)
     own = built.segmenter
     known = isinstance(own, Learned) and type(own.parts.net) in (SamNet, FocusUNet)

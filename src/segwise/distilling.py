@@ -167,14 +167,15 @@ def distill(made: Distillation, out: Path, *, report: bool = True, **how: Any) -
 def _found(who: Who, out: Path) -> _Data:
     """Labelled cases as every layout reads them, or the scans of a folder that no layout knows."""
     splits.apart(out, who.data)
-    cases = splits.usable(scans(who.data, who.layout), modality=who.modality)
-    split = learn.drawn(who, cases)
-    train = [case for case in split.of(cases, "train") if not case.broken]
+    everything = scans(who.data, who.layout, modality=who.modality)
+    cases = splits.usable(everything, modality=who.modality)
+    split = learn.drawn(who, cases, everything)
+    train = split.of(cases, "train")
     names = tuple(sorted({s.name for case in train for s in case.structures}))
     if who.targets:
         names = splits.named(train, who.targets)
     splits.noted(split, out)
-    return _Data(cases[0].dataset, names, split, cases)
+    return _Data(train[0].dataset, names, split, cases)
 
 
 def _generated(out: Path) -> _Data:
@@ -189,9 +190,8 @@ def _held(split: splits.Split) -> str:
 
 
 def _prepared(data: _Data, model: Learned, out: Path, part: str, tick: Tick | None) -> list[prepared.Prepared]:
-    cases = [case for case in data.split.of(data.cases, part) if not case.broken]
     into, frame = out / "prepared", model.parts.frame
-    return prepared.prepare(cases, frame, data.names, into, tick=tick, all_of_them=False)
+    return prepared.prepare(data.split.of(data.cases, part), frame, data.names, into, tick=tick, all_of_them=False)
 
 
 def _recipe(

@@ -20,6 +20,15 @@ traceback and exits with 2. `assert` is for our own mistakes only.
 
 from __future__ import annotations
 
+NO_MEMORY = ("not enough memory", "allocate memory", "out of memory", "defaultcpuallocator")
+
+
+def is_no_memory(error: BaseException) -> bool:
+    """Whether the system said that there is too little memory, in any of its ways."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
+    )
+
 
 class SegwiseError(Exception):
     """Root of the family. `str(error)` is the message a user reads."""

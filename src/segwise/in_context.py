@@ -84,11 +84,13 @@ def adapt(
         study: which part of a study this is, for model.json.
 
     Raises:
-        SpecError: choose is none of these, or support no number of slices. WeightsError: no weights of the net.
+        SpecError: choose is none of these, or support no number of slices. WeightsError: no weights of the net, or
+            the folder holds another model.
         TrainingError: nothing to learn from, or a structure is on no slice.
     """
     began = time.monotonic()
     spec, checkpoint, support, choose = _settled(model, support, choose)
+    folders.free(out, lambda there: parse(there.spec).name == spec.name)
     net, size = bare(checkpoint)
     chosen = cases_of(who, out)
     frame = SupportFrame(names=chosen.names, size=size)

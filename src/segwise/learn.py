@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -262,8 +263,7 @@ def cases_of(who: Who, out: Path) -> Chosen:
     splits.apart(out, who.data)
     everything = inventory.find(who.data, who.layout)[1]
     cases = splits.usable(everything, targets=who.targets, modality=who.modality)
-    others = set(splits.subjects(everything)) - set(splits.subjects(cases))  # left out by having none of the targets
-    split = drawn(replace(who, left_out=tuple(s for s in who.left_out if s not in others)), cases)
+    split = drawn(who, cases, everything)
     if who.alone:
         split = replace(split, train=())
     train, valid = split.of(cases, "train"), split.of(cases, "valid")
@@ -272,24 +272,36 @@ def cases_of(who: Who, out: Path) -> Chosen:
         train += splits.usable(inventory.find(who.generated)[1], targets=who.targets, modality=who.modality)
     names = splits.named(train, who.targets)
     splits.noted(split, out)
-    return Chosen(who.called or cases[0].dataset, names, split, train, valid, len(train) - n_real)
+    dataset = who.called or next(case.dataset for case in cases if not case.broken)
+    return Chosen(dataset, names, split, train, valid, len(train) - n_real)
 
 
-def drawn(who: Who, cases: Sequence[Case]) -> splits.Split:
-    """The subjects by part.
+def drawn(who: Who, cases: Sequence[Case], everything: Sequence[Case]) -> splits.Split:
+    """The subjects by part, and the cases that are not used as they cannot be read.
+
+    Args:
+        who: see there. A subject that it leaves out and that has no case here needs not be left out.
+        cases: that can be learned from (`splits.usable`).
+        everything: all cases of the data set.
 
     Raises:
-        TrainingError: as `splits`, or the split names somebody who is not there.
+        TrainingError: as `splits`, the split names somebody who is not there, or it comes with a fraction.
     """
     if who.split is not None:
+        if who.fraction != 1:
+            raise TrainingError(
+                f"a fraction of {who.fraction:g} and the split {who.split} came; expected one of them, as the split "
+                "says who is trained on: leave --fraction out, or shorten its list under train"
+            )
         split = splits.read(who.split)
+        splits.present(split, cases, everything, path=who.split)
     elif who.folds:
-        split = splits.fold(cases, k=who.fold, n=who.folds, seed=who.seed)
+        split = splits.fold(cases, k=who.fold, n=who.folds, seed=who.seed, fraction=who.fraction)
     else:
-        split = splits.split(cases, seed=who.seed, left_out=who.left_out, fraction=who.fraction)
-    if strange := sorted({*split.train, *split.valid} - set(splits.subjects(cases))):
-        raise TrainingError(f"the split names {', '.join(strange[:5])}, which {who.data} does not hold")
-    return split
+        others = set(splits.subjects(everything)) - set(splits.subjects(cases))  # none of the targets, or not of CT
+        left_out = tuple(s for s in who.left_out if s not in others)
+        split = splits.split(cases, seed=who.seed, left_out=left_out, fraction=who.fraction)
+    return replace(split, unused=splits.unused(everything))
 
 
 def _prepared(
@@ -390,12 +402,29 @@ def _saved(
     """The model folder of a training; its files."""
     folders.write(
         folder,
-        spec=str(spec),
+        spec=str(_seen_from(folder, spec)),
         files={name: dict(tensors), **dict.fromkeys(beside)},
         data=dict(data),
         trained=dict(known),
     )
     return [folder / one for one in (name, *beside, "model.json")]
+
+
+def _seen_from(folder: Path, spec: Spec) -> Spec:
+    """A spec whose paths hold wherever the program starts: a model folder's as seen from `folder`, files whole."""
+    parts = [
+        replace(part, args={key: _whole(value) if key == "checkpoint" else value for key, value in part.args.items()})
+        for part in (spec.base, *spec.plus)
+    ]
+    name = parts[0].name
+    if "/" in name and not Path(name).is_absolute():
+        way = os.path.relpath(Path(name).resolve(), folder.resolve())
+        name = way if way.startswith("../") else f"./{way}"
+    return Spec(name, parts[0].args, tuple(parts[1:]))
+
+
+def _whole(value: Any) -> Any:
+    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).exists() else value
 
 
 def _written(path: Path, content: Mapping[str, Any]) -> None:

@@ -7,11 +7,13 @@ that a record can hold null with the reason and a report can count them.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import edt
 import numpy as np
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from segwise.errors import GridError
@@ -19,7 +21,9 @@ from segwise.geometry import Array, Grid, bounds
 from segwise.prompt import Prompt
 
 EQUAL_MM = 1e-6  # a distance this little above a tolerance counts as the tolerance: headers hold float32
-MANY = 4_000_000  # surface elements above which distances come from a float32 distance transform
+FEW = 5_000  # surface elements up to which a tree of them is searched
+DENSE = 40  # voxels an element up to which a distance transform of the cut is faster than the tree
+LARGE = 64_000_000  # voxels of a cut above which its distance transform is one in float32, of a tenth of the memory
 _CODE = np.array([[[128, 64], [32, 16]], [[8, 4], [2, 1]]], dtype=np.uint8)  # bit of each of a cube's 8 voxels
 
 
@@ -168,11 +172,8 @@ def between(reference: Array, prediction: Array, linear: Array) -> Surfaces:
     table = _areas(np.ascontiguousarray(linear, dtype=np.float64).tobytes())
     borders = [(code != 0) & (code != 255) for code in codes]
     areas = [table[code[border]] for code, border in zip(codes, borders, strict=True)]
-    if max(map(len, areas)) > MANY:
-        away = [_transformed(borders[i], borders[1 - i], linear) for i in (0, 1)]
-    else:
-        elements = [np.argwhere(border) for border in borders]
-        away = [_nearest(elements[i], elements[1 - i], linear) for i in (0, 1)]
+    way = _way(borders[0].size, sum(map(len, areas)), linear)
+    away = [way(borders[i], borders[1 - i], linear) for i in (0, 1)]
     order = [np.argsort(distances, kind="stable") for distances in away]
     return Surfaces(away[0][order[0]], away[1][order[1]], areas[0][order[0]], areas[1][order[1]])
 
@@ -187,14 +188,31 @@ def _codes(mask: Array) -> Array:
     return codes
 
 
+def _way(n_voxels: int, n_elements: int, linear: Array) -> Callable[[Array, Array, Array], Array]:
+    """How distances are found fastest: a tree is slow where large surfaces lie far apart, a transform in empty cuts."""
+    products = linear.T @ linear
+    sheared = np.abs(products - np.diag(np.diag(products))).max() > 1e-6 * np.diag(products).min()
+    if n_elements <= FEW or n_voxels > DENSE * n_elements or sheared:
+        return _nearest
+    return _transformed if n_voxels <= LARGE else _roughly
+
+
 def _nearest(here: Array, there: Array, linear: Array) -> Array:
-    """float64 [N] mm from each lattice corner of `here` [N, 3] to the nearest of `there` [M, 3]."""
-    _, index = cKDTree(there @ linear.T).query(here @ linear.T)
-    return np.asarray(np.linalg.norm((here - there[index]) @ linear.T, axis=1))
+    """float64 [N] mm from each of the N lattice corners in `here` to the nearest in `there`, both bool [d, h, w]."""
+    corners, others = np.argwhere(here), np.argwhere(there)
+    _, index = cKDTree(others @ linear.T).query(corners @ linear.T)
+    return np.asarray(np.linalg.norm((corners - others[index]) @ linear.T, axis=1))
 
 
 def _transformed(here: Array, there: Array, linear: Array) -> Array:
-    """float32 [N], the same from a distance transform (no shear) between bool arrays, too large for a tree."""
+    """The same from a distance transform (no shear) that remembers which corner is the nearest."""
+    spacing = np.linalg.norm(linear, axis=0)
+    index = ndimage.distance_transform_edt(~there, sampling=spacing, return_distances=False, return_indices=True)
+    return np.asarray(np.linalg.norm((np.argwhere(here) - index[:, here].T) @ linear.T, axis=1))
+
+
+def _roughly(here: Array, there: Array, linear: Array) -> Array:
+    """float32 [N], the same (no shear) of cuts that are too large for the memory of the others."""
     spacing = tuple(np.linalg.norm(linear, axis=0))
     return np.asarray(edt.edt(~there, anisotropy=spacing, black_border=False, parallel=1)[here])
 

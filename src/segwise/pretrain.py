@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from segwise import assemble
+from segwise import assemble, catalog
 from segwise.case import Case
 from segwise.datasets import _files as trees
 from segwise.datasets._case import make, modality_of, name_of
@@ -66,8 +66,9 @@ def pretraining(
     spec, masking = parse(model), masking or Masking()
     trainable(spec)
     splits.apart(out, who.data)
-    cases = splits.usable(scans(who.data, who.layout), modality=who.modality)
-    split = drawn(who, cases)
+    everything = scans(who.data, who.layout, modality=who.modality)
+    cases = splits.usable(everything, modality=who.modality)
+    split = drawn(who, cases, everything)
     train, valid = split.of(cases, "train"), split.of(cases, "valid")
     splits.noted(split, out)
     path = out / PLAN
@@ -84,7 +85,8 @@ def pretraining(
     learned, held = (
         prepared.prepare(part, frame, (), out / "prepared", tick=tick, all_of_them=False) for part in (train, valid)
     )
-    data = {"dataset": cases[0].dataset, "subjects": split.content}
+    dataset = train[0].dataset
+    data = {"dataset": dataset, "subjects": split.content}
 
     def save(folder: Path, trained: nn.Module, known: Mapping[str, Any]) -> list[Path]:
         assert isinstance(trained, MaskedNet)
@@ -98,9 +100,10 @@ def pretraining(
             trained=known,
         )
 
-    note = f"trained on scans of {len(split.train)} subjects of {cases[0].dataset}, without labels"
+    n_people = len(split.train)
+    note = f"trained on scans of {n_people} subject{'s' * (n_people != 1)} of {dataset}, without labels"
     recipe = masked.recipe(str(spec), net, frame, masking, learned, held, budget, save, note)
-    key = repr((str(spec), cases[0].dataset, split, masking, replace(budget, validate_every=0)))
+    key = repr((str(spec), dataset, split, masking, replace(budget, validate_every=0)))
     version = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     whole = recipe.objective.net
     n = sum(p.numel() for p in whole.parameters() if p.requires_grad)
@@ -115,8 +118,16 @@ def pretraining(
     )
 
 
-def scans(root: Path, layout: str | None = None) -> list[Case]:
+def scans(root: Path, layout: str | None = None, *, modality: str = "") -> list[Case]:
     """The cases of a known layout; else every volume file in a folder, a case and a subject of its own.
+
+    Cases without labels are there where the layout can tell what is a scan without them; those that cannot be read
+    come as broken ones.
+
+    Args:
+        root: the folder.
+        layout: of it, or None to find out.
+        modality: what files of no layout are on the user's word, where neither their name nor the folder's tells.
 
     Raises:
         DatasetError: no folder, no scan in it, or two of one name.
@@ -124,13 +135,39 @@ def scans(root: Path, layout: str | None = None) -> list[Case]:
     known = [] if layout or not root.is_dir() else inventory.recognising(root)
     if layout or not root.is_dir() or known:
         try:
-            return [case for case in inventory.find(root, layout)[1] if not case.broken]
+            return inventory.find(root, _without_labels(layout, known))[1]
         except DatasetError as error:
             if not known:
                 raise
             raise DatasetError(
                 f"{error}; where nothing is labelled give the folder that holds the scans alone, such as imagesTr"
             ) from error
+    return _loose(root, modality)
+
+
+def _without_labels(layout: str | None, known: Sequence[str]) -> str | None:
+    """The layout to read a folder with, told that labels need not be there if it takes that.
+
+    Args:
+        layout: as the user says it, or None.
+        known: the layouts that the folder looks like.
+
+    Returns:
+        A spec; None where it is not clear which layout it is.
+
+    Raises:
+        CatalogError: no such layout.
+    """
+    if not layout and len(known) != 1:
+        return None
+    spec = parse(layout or known[0])
+    if "unlabelled" in catalog.member("datasets", spec.name).parameters:
+        spec = replace(spec, args={"unlabelled": True, **spec.args})
+    return str(spec)
+
+
+def _loose(root: Path, modality: str) -> list[Case]:
+    """Every volume file in a folder, a case and a subject of its own."""
     files = [path for folder in trees.within(root, DEPTH) for path in trees.volumes(folder)]
     names = [trees.stem(path) for path in files]
     if not files:
@@ -145,7 +182,7 @@ def scans(root: Path, layout: str | None = None) -> list[Case]:
             subject=name,
             images=[path],
             labels=[],
-            modality=modality_of(name) or modality_of(name_of(root)),
+            modality=modality_of(name) or modality_of(name_of(root)) or modality,
         )
         for name, path in zip(names, files, strict=True)
     ]

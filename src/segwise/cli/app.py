@@ -21,7 +21,7 @@ from segwise.cli.pretrain import pretrain
 from segwise.cli.study import compared, generated, studied
 from segwise.cli.train import adapt, train
 from segwise.cli.weights import Json, weights_app
-from segwise.errors import SegwiseError, SpecError
+from segwise.errors import SegwiseError, SpecError, is_no_memory
 
 if TYPE_CHECKING:
     from segwise.records.types import Plan
@@ -398,6 +398,12 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("SEGWISE_DEBUG"):
             raise
+        if is_no_memory(error):
+            screen.error(
+                f"out of memory ({error}); expected to fit: take smaller settings, a smaller model or scan, or another "
+                "machine"
+            )
+            sys.exit(2)
         screen.error(f"internal error, please report it: {type(error).__name__}: {error} (SEGWISE_DEBUG=1 shows where)")
         sys.exit(1)
 

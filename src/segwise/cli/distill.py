@@ -54,7 +54,22 @@ def distill(
     from segwise import api, distilling
 
     who = None
-    if data is not None:
+    if data is None:
+        chosen = {
+            "--target": target,
+            "--modality": modality,
+            "--fraction": fraction != 1,
+            "--leave-out": leave_out,
+            "--fold": fold,
+            "--split": split,
+            "--layout": layout,
+        }
+        if given := [option for option, value in chosen.items() if value]:
+            raise SpecError(
+                f"{', '.join(given)} came without scans to choose from; expected their folder too: segwise distill "
+                f"{teacher} DATA"
+            )
+    else:
         who = training.who(data, layout, target, fraction, leave_out, fold, split, seed, modality)
     training.ready(device, budget_gb, dry_run=dry_run)
     budget = training.budget(steps, rate, batch, seed, precision)
@@ -62,6 +77,8 @@ def distill(
         made = distilling.distillation(teacher, who, out, budget, student=student, tick=tick)  # type: ignore[arg-type]
     big, small = made.sizes
     typer.echo(f"{made.teacher}: {big:,} parameters; its {student} student: {small:,} ({small / big:.1%})", err=True)
+    if line := made.learning.split.lost:
+        screen.note(f"warning: {line}")
     if dry_run:
         told = api.learn_forecast(made.learning, device=device, budget_gb=budget_gb)
         screen.data(told) if json else typer.echo(training.expected(told, budget_gb, ways=()))

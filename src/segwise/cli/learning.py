@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from segwise.training.forecast import Forecast
     from segwise.training.labelled import Budget as LearnBudget
     from segwise.training.loop import Outcome
+    from segwise.training.splits import Split
 
 Report = Callable[[int, int, float, Mapping[str, float]], None]
 SHOWN_EVERY_S = 10.0
@@ -32,7 +33,7 @@ SHOWN_EVERY_S = 10.0
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder of checkpoint, log and weights: the model folder.")]
 Data = Annotated[Path, typer.Argument(help="Folder of labelled cases.")]
 Minutes = Annotated[float | None, typer.Option(min=0, help="Stop after so long; repeat to go on.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything drawn.")]
 Device = Annotated[str, typer.Option(help="Where the net is trained: cpu, cuda, cuda:1, mps.")]
 Threads = Annotated[
     int | None,
@@ -99,9 +100,11 @@ def ready(device: str, budget_gb: float | None, *, dry_run: bool) -> None:
 def forecast_only(
     made: Learning, device: str, budget_gb: float | None, *, dry_run: bool, json: bool, ways: Sequence[str] = WAYS
 ) -> bool:
-    """With --dry-run say what the training will take; whether that was all."""
+    """Say what lacks; with --dry-run say what the training will take, and whether that was all."""
     from segwise import api
 
+    for line in filter(None, (made.split.lost, unwatched(made.split))):
+        screen.note(f"warning: {line}")
     if dry_run:
         found = api.learn_forecast(made, device=device, budget_gb=budget_gb, cheaper="--recompute" in ways)
         if json:
@@ -109,6 +112,22 @@ def forecast_only(
         else:
             typer.echo(expected(found, budget_gb, ways=ways))
     return dry_run
+
+
+def unwatched(split: Split) -> str:
+    """What to do where nobody is kept to look at a training with, in one line; "" where somebody is."""
+    if split.valid or split.test:
+        return ""
+    n = len(split.train)
+    return (
+        f"with {counted(n, 'subject')} to learn from and nobody kept for the curve or for testing nothing can be "
+        f"validated or tested: {'add subjects, three at least' if n < 3 else 'keep some with --leave-out or --fold'}"
+    )
+
+
+def counted(n: int, what: str) -> str:
+    """ "1 subject", "2 subjects"."""
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def expected(told: Forecast, budget_gb: float | None, *, ways: Sequence[str] = WAYS) -> str:
@@ -255,12 +274,15 @@ def only_the_first_speaks() -> None:
 def words(step: int, steps: int, left_s: float, measures: Mapping[str, float]) -> str:
     """How far a training is, for a person."""
     parts = [f"step {step:,} of {steps:,}"]
-    parts += [
-        f"{key.removeprefix('valid_')} {value:.4g}" for key, value in measures.items() if key.startswith("valid_")
-    ]
+    parts += [f"{_called(key)} {value:.4g}" for key, value in measures.items() if key.startswith("valid_")]
     parts += [f"loss {measures['loss']:.4g}"] if "loss" in measures else []
     parts += [f"about {duration(left_s)} left"] if 0 < left_s < math.inf else []
     return ", ".join(parts)
+
+
+def _called(key: str) -> str:
+    """A measure of the validation; its loss is told apart from that of the batch."""
+    return "validation loss" if key == "valid_loss" else key.removeprefix("valid_")
 
 
 def duration(seconds: float) -> str:
@@ -272,13 +294,22 @@ def duration(seconds: float) -> str:
 
 def told(name: str, found: Outcome, out: Path) -> None:
     """How a training, or a piece of it, ended, for a person."""
-    scores = "".join(f", {key.removeprefix('valid_')} {value:.4g}" for key, value in found.measures.items())
+    scores = "".join(f", {_called(key)} {value:.4g}" for key, value in found.measures.items())
     typer.echo(f"{name}: {found.step:,} steps in {duration(found.seconds)}{scores}")
     if not found.finished:
         typer.echo("its schedule is not at its end: repeat the command to go on")
+    not_used(out)
     for path in found.files:
         screen.done("Weights", path)
     screen.done("Log", out / "log.csv")
+
+
+def not_used(out: Path) -> None:
+    """One line on standard error, if the training in a folder does without some cases."""
+    from segwise.training import splits
+
+    if line := splits.lost(out):
+        screen.note(f"warning: {line}")
 
 
 @contextlib.contextmanager

@@ -67,10 +67,10 @@ def pretrain(
             tick=tick,
         )
     (n, m), parts = made.cases, made.split
+    who = f"{beside.counted(len(parts.train), 'subject')} ({beside.counted(n, 'scan')})"
     typer.echo(
-        f"{made.model}, encoder: {len(parts.train)} subjects ({n} scans) to learn from, {len(parts.valid)} ({m}) for "
-        f"the curve, {len(parts.test)} not looked at; {mask_ratio:.0%} hidden, {made.trained:,} of "
-        f"{made.parameters:,} parameters are trained",
+        f"{made.model}, encoder: {who} to learn from, {len(parts.valid)} ({m}) for the curve, {len(parts.test)} not "
+        f"looked at; {mask_ratio:.0%} hidden, {made.trained:,} of {made.parameters:,} parameters are trained",
         err=True,
     )
     if beside.forecast_only(made, device, budget_gb, dry_run=dry_run, json=json, ways=("--patch",)):

@@ -36,9 +36,11 @@ from segwise.cli.learning import (
     Targets,
     Threads,
     budget,
+    counted,
     folder,
     forecast_only,
     held_gb,
+    not_used,
     only_the_first_speaks,
     ready,
     shown,
@@ -261,8 +263,25 @@ def adapt(
 
     whom = who(data, layout, target, fraction, leave_out, fold, split, seed, modality)
     if api.in_context(model):
-        if dry_run or budget_gb is not None:
-            raise SpecError(f"{model} takes no training, only one look at each case: leave out --dry-run, --budget-gb")
+        trained = {
+            "--dry-run": dry_run,
+            "--budget-gb": budget_gb is not None,
+            "--steps": steps,
+            "--minutes": minutes is not None,
+            "--rate": rate is not None,
+            "--batch": batch != 2,
+            "--loss": loss != "dice-ce",
+            "--schedule": schedule != "cosine",
+            "--gather": gather != 1,
+            "--recompute": recompute,
+            "--precision": precision != "auto",
+            "--device": device != "cpu",
+        }
+        if given := [option for option, value in trained.items() if value]:
+            raise SpecError(
+                f"{model} takes no training, only one look at each case: leave out {', '.join(given)}; --support says "
+                "how many slices it is shown"
+            )
         _support(model, whom, out, {"support": support, "choose": choose or None}, json=json)
         return
     if support is not None or choose:
@@ -285,7 +304,10 @@ def _support(model: str, who: Who, out: Path, said: Mapping[str, Any], *, json: 
     if json:
         screen.data(found)
         return
-    typer.echo(f"{model}: {found.pool} slices each of {', '.join(found.names)}, from {found.subjects} subjects")
+    typer.echo(
+        f"{model}: {found.pool} slices each of {', '.join(found.names)}, from {counted(found.subjects, 'subject')}"
+    )
+    not_used(out)
     for path in found.files:
         screen.done("Support set", path)
     typer.echo(f"use it like any model: segwise compare DATA -m {folder(out)}")
@@ -309,7 +331,8 @@ def _learn(
     only_the_first_speaks()
     (n, m), split = made.cases, made.split
     typer.echo(
-        f"{made.model}: {', '.join(made.names)}; {len(split.train)} subjects ({n} cases) to learn from, "
+        f"{made.model}: {', '.join(made.names)}; {counted(len(split.train), 'subject')} ({counted(n, 'case')}) to "
+        f"learn from, "
         f"{len(split.valid)} ({m}) for the curve, {len(split.test)} kept for testing; {made.trained:,} of "
         f"{made.parameters:,} parameters are trained ({made.trained / made.parameters:.2%}); weights, gradients and "
         f"optimiser take {held_gb(made):.3g} GB of memory, a batch comes on top (--dry-run measures it)",

@@ -38,13 +38,14 @@ def recognises(root: Path) -> bool:
     return any(_is_case(folder) for folder in (root, *folders(root)))
 
 
-def cases(root: Path, split: str | None = None, *, channels: bool = False) -> Iterator[Case]:
+def cases(root: Path, split: str | None = None, *, channels: bool = False, unlabelled: bool = False) -> Iterator[Case]:
     """The labelled cases, by name of their folders.
 
     Args:
         root: folder of case folders, or one case folder.
         split: only those whose case.json has this "split".
         channels: the further channels (image_*.nii.gz) as well.
+        unlabelled: those without a label file or label_map as well, without structures.
 
     Raises:
         DatasetError: there is no case.json, or the only one is damaged or lacks what it needs; one among others
@@ -62,7 +63,7 @@ def cases(root: Path, split: str | None = None, *, channels: bool = False) -> It
             if isinstance(what, DatasetError):
                 raise what
             if split is None or what.get("split") == split:
-                yield _case(root, home, what, id=unique, channels=channels)
+                yield _case(root, home, what, id=unique, channels=channels, unlabelled=unlabelled)
         except DatasetError as error:
             if home == root:
                 raise
@@ -86,13 +87,13 @@ def _told(home: Path) -> dict[str, Any] | DatasetError | None:
         return error
 
 
-def _case(root: Path, home: Path, what: Mapping[str, Any], *, id: str, channels: bool) -> Case:
+def _case(root: Path, home: Path, what: Mapping[str, Any], *, id: str, channels: bool, unlabelled: bool) -> Case:
     names = label_names(what.get("label_map"))
     image, labels = volume_named(home, "image"), volume_named(home, "labels") or volume_named(home, "label")
     said = what.get("channels")
     kinds = {str(key): str(value) for key, value in said.items()} if isinstance(said, Mapping) else {}
     image = image or first(*(home / name for name in kinds), home / "dicom")
-    if image is None or labels is None or not names:
+    if image is None or not (unlabelled or (labels and names)):
         lack = "image" if image is None else "label file" if labels is None else '"label_map" {value: name}'
         raise DatasetError(f"{home.name}/case.json: the case has no {lack}; expected image.nii.gz and labels.nii.gz")
     files = [image, *(path for name in kinds if channels and (path := home / name).is_file() and path != image)]
@@ -103,7 +104,7 @@ def _case(root: Path, home: Path, what: Mapping[str, Any], *, id: str, channels:
         id=id,
         subject=str(what.get("subject") or id),
         images=files,
-        labels=[Label(raw, labels, values) for raw, values in names.items()],
+        labels=[Label(raw, labels, values) for raw, values in names.items()] if labels else [],
         modality=modality_of(str(what.get("modality", ""))),
         channels=[kinds.get(path.name, modality_of(str(what.get("modality", "")))) for path in files],
         dataset=(root if home != root else home.parent).resolve().name,

@@ -71,8 +71,8 @@ class Labelled:
         seen, answers, k = [], [], 0
         for case, centre in self._checked:
             image, labels = cut(case, self.frame, centre, self.frame.shape)
-            logits = self.net(torch.from_numpy(image)[None].to(device))[0]
-            seen.append(torch.from_numpy(labels)[None].long())
+            logits = self.net(torch.tensor(image)[None].to(device))[0]  # copies: prepared cases are read only
+            seen.append(torch.tensor(labels)[None].long())
             answers.append(logits.argmax(dim=1).cpu())
             k = logits.shape[1]
         found = dsc(torch.cat(answers), torch.cat(seen), k)  # what is painted where nothing is counts, too

@@ -79,12 +79,25 @@ def _forecast(recipe: Recipe, device: str, budget_gb: float | None) -> Forecast:
     many, step_s, valid_s = _probed(recipe, size, device) if size > 1 else _probed(recipe, 1, device)
     sample = max((many - one) / (size - 1), 0.0) if size > 1 else 0.0
     settings = recipe.settings
+    more_gb, saved_s = _kept(recipe, size)
+    many += more_gb
     checks = settings.steps // settings.validate_every + 1 if settings.validate_every else 0
     fits = None
     if budget_gb is not None:
         room = budget_gb - (many - size * sample)
         fits = size if many <= budget_gb else max(0, int(room / sample)) if sample else 0
-    return Forecast(settings.steps * step_s + checks * valid_s, many, step_s, sample, size, fits)
+    seconds = max(settings.steps * step_s - saved_s, 0.1 * settings.steps * step_s) + checks * valid_s
+    return Forecast(seconds, many, step_s, sample, size, fits)
+
+
+def _kept(recipe: Recipe, size: int) -> tuple[float, float]:
+    """(GB more, seconds less) of features that a training keeps and a probe is too short to show."""
+    to_come = getattr(recipe.objective, "to_come", None)
+    if to_come is None or not getattr(recipe.objective, "frozen", False):
+        return 0.0, 0.0
+    stream: Any = recipe.stream
+    more, saved_s = to_come(stream.views, recipe.settings.steps * size * recipe.settings.gather)
+    return more / 1e9, float(saved_s)
 
 
 def _probed(recipe: Recipe, size: int, device: str) -> tuple[float, float, float]:

@@ -79,8 +79,9 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
         return list(FIRST), []
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        rows = [row for row in reader if (row.get("batch") or "").isdigit()]
-        return list(reader.fieldnames or FIRST), rows
+        columns = list(reader.fieldnames or FIRST)
+        rows = [{key: row[key] for key in columns} for row in reader if (row.get("batch") or "").isdigit()]
+        return columns, rows  # what stands behind the last column is no measure
 
 
 def _board(out: Path, step: int) -> Any:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointError
 
 from segwise import __version__
-from segwise.errors import TrainingError
+from segwise.errors import TrainingError, is_no_memory
 from segwise.training import checkpoint
 from segwise.training.ahead import batches
 from segwise.training.contract import Recipe, Settings
@@ -109,7 +109,8 @@ def train(
         keep = functools.partial(checkpoint.save, out, run, identity) if everyone.first else _nothing
         with contextlib.closing(Log(out, keep=run.batch, step=run.step) if everyone.first else Silence()) as log:
             if run.step < settings.steps:
-                _piece(recipe, run, log, keep, minutes=minutes, progress=progress if everyone.first else None)
+                with _room(run):
+                    _piece(recipe, run, log, keep, minutes=minutes, progress=progress if everyone.first else None)
         told = {**(known or {}), "steps": run.step, "seconds": round(run.seconds), "seed": settings.seed}
         told |= {"steps_per_s": round(run.step / max(run.seconds, 1e-9), 3), "peak_gb": round(memory_gb(device), 3)}
         files: list[Path] = []
@@ -189,8 +190,7 @@ class _Clock:
 def _one_batch(recipe: Recipe, run: _Run, batch: list[Any], clock: _Clock, log: Log | Silence) -> dict[str, float]:
     """All that a step's batches bring: its steps, a validation where one is due, its row in the log."""
     settings, run.whole = recipe.settings, False
-    with _room(run.step):
-        shown = _steps(recipe, run, batch)
+    shown = _steps(recipe, run, batch)
     run.batch += 1
     valid = {}
     if (
@@ -206,8 +206,8 @@ def _one_batch(recipe: Recipe, run: _Run, batch: list[Any], clock: _Clock, log: 
 
 
 @contextlib.contextmanager
-def _room(step: int) -> Iterator[None]:
-    """What the system says of too little memory, as one error of ours."""
+def _room(run: _Run) -> Iterator[None]:
+    """What the system says of too little memory, in whatever part of a training, as one error of ours."""
     try:
         yield
     except CheckpointError as error:
@@ -216,12 +216,11 @@ def _room(step: int) -> Iterator[None]:
             "out, or give --precision fp32"
         ) from error
     except (MemoryError, RuntimeError) as error:
-        said = str(error).lower()
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "not enough memory" not in said:
+        if not is_no_memory(error):
             raise
         raise TrainingError(
-            f"out of memory at step {step}; the last checkpoint is kept: take fewer samples a batch, a smaller patch "
-            "or model, or another machine (--dry-run says what a training takes)"
+            f"out of memory at step {run.step}; the last checkpoint is kept: take fewer samples a batch, a smaller "
+            "patch or model, or another machine (--dry-run says what a training takes)"
         ) from error
 
 

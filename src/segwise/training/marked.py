@@ -90,6 +90,11 @@ class MarkedSlices:
                 "scans"
             )
 
+    @property
+    def views(self) -> int:
+        """How many different slices there are, each with a structure at least."""
+        return sum(len({p[0] for name in case.there for p in case.places(name).tolist()}) for case in self.cases)
+
     def batch(self, index: int) -> list[Slice]:
         """`size` slices, or chunks of neighbouring slices one after the other."""
         rng = np.random.default_rng([self.seed, index])

@@ -155,7 +155,7 @@ class Masked:
 
     def _loss(self, image: Array, hidden: Array) -> Tensor:
         device = self.net.token.device
-        shown, where = torch.from_numpy(image).to(device), torch.from_numpy(hidden).to(device)
+        shown, where = torch.tensor(image).to(device), torch.from_numpy(hidden).to(device)
         wanted = normalised(shown, self.cubes) if self.masking.target == "normalised" else shown
         return missed(self.net(shown, where), wanted, where)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from segwise.case import Case
-from segwise.errors import TrainingError
+from segwise.errors import SegwiseError, TrainingError
 from segwise.geometry import Array, Grid, Volume, bounds
 
 VOXELS = 10_000  # of a case's foreground that are looked at
@@ -80,7 +80,8 @@ def fingerprint(
         seed: of the voxels that are looked at.
 
     Raises:
-        TrainingError: no cases or names, a name that no case has a voxel of, or channels that differ between cases.
+        TrainingError: no cases or names, a case that cannot be read, a name that no case has a voxel of, or channels
+            that differ between cases.
     """
     if not cases:
         raise TrainingError("no cases came, expected at least one with a reference; give a data set with labels")
@@ -215,8 +216,12 @@ def same(path: Path, names: Sequence[str], *, patch: Sequence[int] | None, spaci
 
 
 def channels(case: Case) -> tuple[str, ...]:
-    """The modality of each channel of a case; reads it."""
-    return _channels(case, case.volume())
+    """The modality of each channel of a case; reads it.
+
+    Raises:
+        TrainingError: it cannot be read.
+    """
+    return _channels(case, _opened(case, ())[0])
 
 
 def _gathered(
@@ -241,10 +246,9 @@ def _gathered(
 
 def _looked_at(case: Case, names: Sequence[str], rng: np.random.Generator) -> tuple[Seen, Array]:
     """What a case is like, and its channels at some voxels of its foreground: float64 [C, N]."""
-    volume = case.volume()
-    array = np.nan_to_num(volume.array, nan=0.0, posinf=0.0, neginf=0.0)
     here = tuple(name for name in names if case.structure(name) is not None)
-    masks = [target.mask for target in case.targets(here, volume.grid)] if here else []
+    volume, masks = _opened(case, here)
+    array = np.nan_to_num(volume.array, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = bounds((array != 0).any(axis=0)) or ((0, 0, 0), volume.grid.shape)
     box = _standing(volume.grid.crop(low, high))
     seen = Seen(
@@ -261,6 +265,19 @@ def _looked_at(case: Case, names: Sequence[str], rng: np.random.Generator) -> tu
     if len(places) > VOXELS:
         places = rng.choice(places, VOXELS, replace=False)
     return seen, array.reshape(len(array), -1)[:, places].astype(np.float64)
+
+
+def _opened(case: Case, names: tuple[str, ...]) -> tuple[Volume, list[Array]]:
+    """A case's volume, and bool [D, H, W] for each of some structures that it has.
+
+    Raises:
+        TrainingError: one of its files cannot be read.
+    """
+    try:
+        volume = case.volume()
+        return volume, [target.mask for target in case.targets(names, volume.grid)] if names else []
+    except SegwiseError as error:
+        raise TrainingError(f"case {case.id} cannot be read: {error}") from error
 
 
 def _body(values: Array, channel: str) -> Array:

@@ -7,6 +7,7 @@ focal loss.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -55,6 +56,7 @@ class OnSlices:
         self.frozen = not any(p.requires_grad for p in net.encoding.parameters())
         self._kept: OrderedDict[str, Tree] = OrderedDict()
         self._bytes = 0
+        self._made, self._learned, self._spent_s = 0, 0, 0.0  # encodings, those of them in training, their seconds
         self._ways: dict[tuple[int, ...], Tensor] = {}
 
     def losses(self, batch: Sequence[Slice], rng: np.random.Generator) -> Iterator[tuple[Tensor, Measures]]:
@@ -143,14 +145,33 @@ class OnSlices:
         if one.key and one.key in self._kept:
             self._kept.move_to_end(one.key)
             return self._kept[one.key]
+        begun, learns = time.perf_counter(), torch.is_grad_enabled()
         with torch.no_grad():
             made = self.net.encode(torch.from_numpy(one.view)[None].to(device))
+        self._made, self._learned = self._made + 1, self._learned + learns
+        self._spent_s += time.perf_counter() - begun
         if one.key:
             self._kept[one.key] = made
             self._bytes += _size(made)
             while self._bytes > KEPT_BYTES and len(self._kept) > 1:
                 self._bytes -= _size(self._kept.popitem(last=False)[1])
         return made
+
+    def to_come(self, views: int, draws: int) -> tuple[int, float]:
+        """What keeping features will still bring in a training: (bytes more, seconds less).
+
+        Args:
+            views: different ones that there are to learn from.
+            draws: of a view in all steps, each as likely as the other.
+        """
+        if not self._kept or not views:
+            return 0, 0.0
+        each = self._bytes / len(self._kept)
+        different = views * (1 - (1 - 1 / views) ** draws)
+        room = KEPT_BYTES / each
+        again = draws - different if different <= room else draws * room / views
+        grown = min(KEPT_BYTES, self._bytes + max(0.0, different - self._learned) * each) - self._bytes
+        return int(max(0.0, grown)), max(0.0, again) * self._spent_s / max(1, self._made)
 
     def _on_slice(self, logits: Tensor, window: Grid) -> Tensor:
         """Logits [h, w] that cover a view, at the voxels of the slice [H, W]: as `frame.restore`, with gradients."""

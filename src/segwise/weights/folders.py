@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from segwise.weights.tensors import tensors
 
 CARD_FILE = "model.json"
 ADAPTER_FILE = "adapter.safetensors"
+CHECKPOINT = "last.pt"  # of a training
 FORMAT = 1
 _LIMIT = 10_000_000  # bytes of a model.json
 _WANTED = "expected a folder that segwise train or segwise adapt wrote"
@@ -153,6 +154,24 @@ def write(
     except OSError as error:
         raise WeightsError(f"{folder} cannot be written ({error.strerror or error}); give another folder") from error
     return read(folder)
+
+
+def free(folder: Path, mine: Callable[[ModelFolder], bool]) -> None:
+    """Nothing, if a model may be written into a folder: it holds none and no training, or one like it.
+
+    Args:
+        folder: to be.
+        mine: whether a model that is there already is of the same make, and may be made anew.
+
+    Raises:
+        WeightsError: something else is there.
+    """
+    if not (folder / CARD_FILE).exists() and not (folder / CHECKPOINT).exists():
+        return
+    there = read(folder) if is_folder(folder) else None
+    if there is None or (folder / CHECKPOINT).exists() or not mine(there):
+        what = f"the model {there.spec}" if there else "a training" if (folder / CHECKPOINT).exists() else CARD_FILE
+        raise WeightsError(f"{folder} holds {what} already, which would be lost; give another folder")
 
 
 def is_folder(path: Path) -> bool:
