@@ -128,6 +128,8 @@ def test_what_nobody_scored_is_left_out_and_said(tmp_path, page):
     html = page(folder(tmp_path / "run", run), plain())
     assert "3 answers of 1 way are not scored yet and left out; type <code>segwise score RUN</code>" in html
     assert "not scored" not in page(folder(tmp_path / "whole", (records, scores)), plain())
+    none = records, [score for score in scores if score.task not in {r.task for r in records if r.model == "special"}]
+    assert "10 answers of 1 way are not scored yet" in page(folder(tmp_path / "none", none), plain())
 
 
 def test_what_a_trained_model_tells_of_its_training_replaces_the_assumption():

@@ -183,6 +183,16 @@ def test_rows_of_ones_own_join_the_base(tmp_path):
     assert {row["structure"] for row in rows} == {"liver"}
 
 
+def test_a_structure_has_its_common_name_or_that_of_a_data_set_of_ones_own(tmp_path):
+    base = open_base([toml(tmp_path / "mine.toml", **RESULT | {"structure": "L kidney", "value": 0.4321})])
+    assert 0.4321 in [row["value"] for row in ask(base, "results", Filters(organ=("left kidney",))).rows]
+    place = tmp_path / "own.toml"
+    toml(place, **RESULT | {"dataset_id": "mine", "target": "fibrous blob"})
+    own = '[[dataset]]\nid = "mine"\nname = "Mine"\nsource = "me"\nstructures = "liver;fibrous blob"\n\n'
+    place.write_text(own + place.read_text())
+    assert "mine" in [row["dataset_id"] for row in open_base([place]).rows("select dataset_id from results")]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -57,6 +57,17 @@ def test_a_union_of_two_sides_is_no_outline_more(tmp_path):
     assert found["mean"].value == pytest.approx(0.7)
 
 
+def test_a_union_of_one_side_is_no_outline_more(tmp_path):
+    """The left side is not there, and the union was made of the right one alone."""
+    from report_fakes import join
+
+    absent = outcome(case="a", target="left kidney", dsc=(None,), status="skipped", reason="the target is absent")
+    records, scores = join(absent, *(outcome(case="a", target=t, dsc=(0.5,)) for t in ("right kidney", "kidney")))
+    made = {"union": ["m"]}
+    records = [replace(r, provenance={**r.provenance, **made}) if r.target == "kidney" else r for r in records]
+    assert facts.read(folder(tmp_path / "run", (records, scores)), "general").facts["outlines"].text == "1 outline"
+
+
 def test_facts_and_sheet_tell_one_bound(tmp_path):
     """None of four people was poor: up to 1 - 0.025^(1/4) = 60.2 % may be; in the checklist as in the sheet."""
     from report_fakes import join

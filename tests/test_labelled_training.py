@@ -26,11 +26,12 @@ def test_what_keeping_features_will_bring():
     """Twelve encodings of 2 s and 100 bytes in the probe, ten of them in training; a million draws see every view."""
     own = prompted.OnSlices.__new__(prompted.OnSlices)
     own._kept, own._bytes = dict.fromkeys("abcdefghijkl"), 1200
-    own._made, own._learned, own._spent_s = 12, 10, 24.0
-    more, saved = own.to_come(50, 1_000_000)
-    assert more == 4000 and saved == pytest.approx((1_000_000 - 50) * 2.0)  # 50 - 10 views more
-    more, saved = own.to_come(50, 50)
-    assert more == pytest.approx(100 * (50 * (1 - 0.98**50) - 10), abs=1)  # 31.8 different ones of 50 draws
+    own._made, own._learned, own.spent_s = 12, 10, 24.0
+    more, seconds = own.to_come(50, 1_000_000)
+    assert more == 4000 and seconds == pytest.approx((50 + 2) * 2.0)  # 40 views more; all once, and two held ones
+    more, seconds = own.to_come(50, 50)
+    different = 50 * (1 - 0.98**50)  # 31.8 of 50 draws
+    assert more == pytest.approx(100 * (different - 10), abs=1) and seconds == pytest.approx((different + 2) * 2)
     assert own.to_come(10**9, 10**9)[0] == prompted.KEPT_BYTES - 1200  # no more than that is kept
     own._kept = {}
     assert own.to_come(50, 50) == (0, 0.0)

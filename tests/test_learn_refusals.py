@@ -268,6 +268,7 @@ def test_a_folder_with_another_model_is_not_overwritten(data, tmp_path):
     assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
     for _ in range(2):  # what is like it is made anew
         assert cli("convert", "sam(size=nano)", "-o", tmp_path / "half")[0] == 0
+    assert assemble.model_info(str(tmp_path / "half")).card.parameters_m == pytest.approx(1.02, abs=0.01)  # all of it
     code, said = cli("convert", "sam(size=nano)+decoder", "-o", tmp_path / "half")
     assert code == 2 and "holds the model sam" in said
 

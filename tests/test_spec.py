@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from segwise.errors import SpecError
 from segwise.records.types import Record, to_line
-from segwise.spec import Spec, parse, seed_of
+from segwise.spec import Spec, parse, seed_of, seen_from
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)
 VALUES = st.one_of(st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False, allow_infinity=False), WORDS)
@@ -75,6 +75,28 @@ def test_what_is_parsed_can_be_recorded(word):
             seed=0, given=args, resolved=args,
         )  # fmt: skip
         assert json.loads(to_line(record).encode())["given"] == args
+
+
+@pytest.mark.parametrize(
+    ("here", "given", "kept"),
+    [
+        ("work", "./o/first+lora(rank=2)", "../o/first+lora(rank=2)"),
+        ("work", "sam(size=nano)+lora", "sam(size=nano)+lora"),
+        ("c++ (work)", "./o/first+lora", "./o/first+lora"),  # no spec could name the way
+    ],
+)
+def test_a_path_in_a_spec_is_seen_from_a_folder(tmp_path, monkeypatch, here, given, kept):
+    (tmp_path / here).mkdir()
+    monkeypatch.chdir(tmp_path / here)
+    out = tmp_path / here / "second" if here == "work" else tmp_path / "elsewhere"
+    assert str(seen_from(out, parse(given))) == kept and parse(kept)
+
+
+def test_files_in_a_spec_are_named_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.pth").touch()
+    assert str(tmp_path) in str(seen_from(tmp_path / "out", parse("sam(checkpoint=net.pth)+lora")))
+    assert str(seen_from(tmp_path / "out", parse("sam(checkpoint=gone.pth)+lora"))) == "sam(checkpoint=gone.pth)+lora"
 
 
 def test_seeds_are_stable_and_differ():

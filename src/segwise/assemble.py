@@ -329,16 +329,16 @@ def _taught(card: ModelCard, wanted: Spec) -> ModelCard:
                 training_note="; ".join(filter(None, (card.training_note, _how(folder, part)))),
                 training_listed=card.training_listed and folder.listed,
                 learned=_learned(folder),
-                parameters_m=_size_m(folder) or card.parameters_m,
+                parameters_m=_size_m(folder, card.parameters_m),
             )
     return card
 
 
-def _size_m(folder: ModelFolder) -> float:
-    """Millions of parameters of a net that was trained whole; 0 where only an adapter was, or nothing is said."""
+def _size_m(folder: ModelFolder, usual: float) -> float:
+    """Millions of parameters of a net whose folder holds all of it, `usual` of others and where nothing is said."""
     n = folder.trained.get("parameters")
     whole = not any(_kind_of(part) == "adapters" for part in spec.parse(folder.spec).plus)
-    return round(n / 1e6, 2) if whole and isinstance(n, int) else 0.0
+    return round(n / 1e6, 4) if whole and isinstance(n, int) else usual
 
 
 def _learned(folder: ModelFolder) -> dict[str, str | int | float | tuple[str, ...]]:

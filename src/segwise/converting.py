@@ -81,6 +81,7 @@ def convert(model: str, out: Path, precision: Precision) -> Converted:
     config = config_of(whole.net, whole)
     wide = {name: value.detach().cpu() for name, value in whole.net.state_dict().items()}
     data, trained = _taught(info.spec)
+    size = {"parameters": sum(value.numel() for value in whole.net.parameters())}
     folders.write(
         out,
         spec=str(spec),
@@ -90,7 +91,7 @@ def convert(model: str, out: Path, precision: Precision) -> Converted:
         },
         title=f"{info.card.title}, {precision}",
         data=data,
-        trained={**trained, "converted": str(info.spec), "weights": built.weights, "precision": precision},
+        trained={**trained, "converted": str(info.spec), "weights": built.weights, "precision": precision, **size},
         vouched=not built.weights.startswith(("unknown", "random")),
     )
     narrow = assemble.segmenter(folder)

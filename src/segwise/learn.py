@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,7 @@ from segwise.evaluate import inventory
 from segwise.nets.planned import stored
 from segwise.nets.tuned import share, tuned
 from segwise.segmenter import Learned
-from segwise.spec import Spec, of_folder, parse
+from segwise.spec import Spec, of_folder, parse, seen_from
 from segwise.training import labelled, loop, masked, planning, prepared, splits
 from segwise.training.contract import Recipe
 from segwise.training.forecast import Forecast
@@ -402,29 +401,12 @@ def _saved(
     """The model folder of a training; its files."""
     folders.write(
         folder,
-        spec=str(_seen_from(folder, spec)),
+        spec=str(seen_from(folder, spec)),
         files={name: dict(tensors), **dict.fromkeys(beside)},
         data=dict(data),
         trained=dict(known),
     )
     return [folder / one for one in (name, *beside, "model.json")]
-
-
-def _seen_from(folder: Path, spec: Spec) -> Spec:
-    """A spec whose paths hold wherever the program starts: a model folder's as seen from `folder`, files whole."""
-    parts = [
-        replace(part, args={key: _whole(value) if key == "checkpoint" else value for key, value in part.args.items()})
-        for part in (spec.base, *spec.plus)
-    ]
-    name = parts[0].name
-    if "/" in name and not Path(name).is_absolute():
-        way = os.path.relpath(Path(name).resolve(), folder.resolve())
-        name = way if way.startswith("../") else f"./{way}"
-    return Spec(name, parts[0].args, tuple(parts[1:]))
-
-
-def _whole(value: Any) -> Any:
-    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).exists() else value
 
 
 def _written(path: Path, content: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from segwise.prompt import Prompt
 EQUAL_MM = 1e-6  # a distance this little above a tolerance counts as the tolerance: headers hold float32
 FEW = 5_000  # surface elements up to which a tree of them is searched
 DENSE = 40  # voxels an element up to which a distance transform of the cut is faster than the tree
-LARGE = 64_000_000  # voxels of a cut above which its distance transform is one in float32, of a tenth of the memory
+LARGE = 24_000_000  # voxels of a cut above which its distance transform is one in float32, of a tenth of the memory
 _CODE = np.array([[[128, 64], [32, 16]], [[8, 4], [2, 1]]], dtype=np.uint8)  # bit of each of a cube's 8 voxels
 
 

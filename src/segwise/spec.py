@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from segwise.errors import SpecError
@@ -81,6 +82,27 @@ def of_folder(folder: Path) -> str:
             f"{folder} has {' '.join(map(repr, strange))} in its path, which stand for more than a name: rename it"
         )
     return str(folder) if folder.is_absolute() or str(folder).startswith("../") else f"./{folder}"
+
+
+def seen_from(folder: Path, spec: Spec) -> Spec:
+    """A spec whose paths hold wherever the program starts: a model folder's as seen from `folder`, files whole.
+
+    A way that no spec can name (a "+" in a folder above) stays as it was given.
+    """
+    parts = [
+        replace(part, args={key: _whole(value) if key == "checkpoint" else value for key, value in part.args.items()})
+        for part in (spec.base, *spec.plus)
+    ]
+    name = spec.name
+    if "/" in name and not Path(name).is_absolute():
+        way = os.path.relpath(Path(name).resolve(), folder.resolve())
+        name = name if set(way) & set(_STRANGE) else of_folder(Path(way))
+    return Spec(name, parts[0].args, tuple(parts[1:]))
+
+
+def _whole(value: Value) -> Value:
+    path = Path(value) if isinstance(value, str) else None
+    return str(path.resolve()) if path is not None and path.exists() else value
 
 
 def seed_of(*words: object) -> int:

@@ -116,7 +116,7 @@ def forecast_only(
 
 def unwatched(split: Split) -> str:
     """What to do where nobody is kept to look at a training with, in one line; "" where somebody is."""
-    if split.valid or split.test:
+    if split.valid or split.test or not split.train:
         return ""
     n = len(split.train)
     return (
@@ -298,7 +298,6 @@ def told(name: str, found: Outcome, out: Path) -> None:
     typer.echo(f"{name}: {found.step:,} steps in {duration(found.seconds)}{scores}")
     if not found.finished:
         typer.echo("its schedule is not at its end: repeat the command to go on")
-    not_used(out)
     for path in found.files:
         screen.done("Weights", path)
     screen.done("Log", out / "log.csv")

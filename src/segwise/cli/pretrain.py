@@ -67,9 +67,9 @@ def pretrain(
             tick=tick,
         )
     (n, m), parts = made.cases, made.split
-    who = f"{beside.counted(len(parts.train), 'subject')} ({beside.counted(n, 'scan')})"
+    people = f"{beside.counted(len(parts.train), 'subject')} ({beside.counted(n, 'scan')})"
     typer.echo(
-        f"{made.model}, encoder: {who} to learn from, {len(parts.valid)} ({m}) for the curve, {len(parts.test)} not "
+        f"{made.model}, encoder: {people} to learn from, {len(parts.valid)} ({m}) for the curve, {len(parts.test)} not "
         f"looked at; {mask_ratio:.0%} hidden, {made.trained:,} of {made.parameters:,} parameters are trained",
         err=True,
     )

@@ -215,6 +215,7 @@ def _elsewhere(
             tick(step, steps, words(step, steps, 0.0, measures))
 
         found = api.train_elsewhere(who, out, PackageBudget(**said), **how, command=typed(), tick=tick, progress=report)
+    not_used(out)
     if json:
         screen.data(found)
     else:
@@ -301,13 +302,13 @@ def _support(model: str, who: Who, out: Path, said: Mapping[str, Any], *, json: 
     given = {key: value for key, value in said.items() if value is not None}
     with screen.progress() as tick:
         found = api.support_set(model, who, out, **given, command=typed(), tick=tick)
+    not_used(out)
     if json:
         screen.data(found)
         return
     typer.echo(
         f"{model}: {found.pool} slices each of {', '.join(found.names)}, from {counted(found.subjects, 'subject')}"
     )
-    not_used(out)
     for path in found.files:
         screen.done("Support set", path)
     typer.echo(f"use it like any model: segwise compare DATA -m {folder(out)}")

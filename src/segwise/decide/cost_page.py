@@ -10,7 +10,7 @@ import numpy as np
 from segwise.decide import ownership
 from segwise.decide.assumed import assumptions
 from segwise.decide.choice import Sides, kept, left_out, sides
-from segwise.decide.measured import Measured, read, unscored
+from segwise.decide.measured import Measured, read
 from segwise.decide.mending import in_words
 from segwise.decide.ownership import Cost, Moved
 from segwise.decide.scenario import KINDS, Scenario
@@ -31,10 +31,10 @@ def page(run_dir: Path | str, scenario: Scenario, *, generalist: str = "", speci
     Raises:
         RunError: not a run, or nothing was measured. SpecError: a model that is not in the run.
     """
-    arms, about = read(run_dir)
+    arms, about, late = read(run_dir)
     two = sides(arms, generalist=generalist, specialist=specialist)
     headline, sentences, decided = verdict(two, scenario)
-    sentences += [text] if (text := unscored(arms)) else []
+    sentences += [late] if late else []
     title = f"Cost · {(about.get('plan') or {}).get('name', 'run')} · {scenario.title}"
     header = f"<h1>{e(title)}</h1>" + shell.answer(headline, sentences, decided=decided, scope=scope(scenario))
     return shell.whole(title, header, sections(arms, two, scenario))

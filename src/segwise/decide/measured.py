@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -105,8 +105,8 @@ class Measured:
         return Measured(**{**vars(self), "plays": kept})
 
 
-def read(run_dir: Path | str) -> tuple[list[Measured], Mapping[str, Any]]:
-    """The arms of a run folder, and what the run says of itself.
+def read(run_dir: Path | str) -> tuple[list[Measured], Mapping[str, Any], str]:
+    """The arms of a run folder, what the run says of itself, and a sentence (HTML, or "") on what nobody scored.
 
     Raises:
         RunError: not a run, nothing in it has finished, or it is not scored with DSC.
@@ -115,28 +115,34 @@ def read(run_dir: Path | str) -> tuple[list[Measured], Mapping[str, Any]]:
     records = run.records()
     if not any(record.status == "done" for record in records):
         raise RunError(f"{run.path} holds no finished task, so nothing was measured; run it first (it resumes)")
-    found = measured(records, run.scores())
+    every = _all(records, run.scores())
+    found = [arm for arm in every if arm.plays]
     if not found:
         raise RunError(
             f"{run.path} has no DSC of any model whose weights are known; if it is not scored yet, type: segwise score "
             f"{shlex.quote(str(run.path))}"
         )
-    return found, run.about()
+    return found, run.about(), _unscored(every)
 
 
 def measured(records: Sequence[Record], scores: Sequence[Score]) -> list[Measured]:
     """Arms with a DSC, in order of name; arms with random or unknown weights are left out."""
+    return [arm for arm in _all(records, scores) if arm.plays]
+
+
+def _all(records: Sequence[Record], scores: Sequence[Score]) -> list[Measured]:
+    """As `measured`, with arms that only wait for their scores; these have no plays."""
     rounds: dict[tuple[str, str], dict[int, Record]] = defaultdict(dict)
     for record in records:
         rounds[record.task, record.target][record.round] = record
-    arms = [arm for arm in gather(records, scores).arms if arm.values and not arm.doubt]
+    arms = [arm for arm in gather(records, scores).arms if not arm.doubt]
     dsc = {(s.task, s.target, s.round, s.mask): _dsc(s) for s in scores if s.measure == MEASURE and s.round >= 0}
-    found = [_arm(arm, rounds, dsc) for arm in arms]
-    return [arm for arm in found if any(play.rounds for play in arm.plays)]
+    found = [(arm, _arm(arm, rounds, dsc)) for arm in arms]
+    told = [arm.values and any(play.rounds for play in made.plays) for arm, made in found]
+    return [made if some else replace(made, plays=()) for some, (_, made) in zip(told, found, strict=True)]
 
 
-def unscored(arms: Sequence[Measured]) -> str:
-    """A sentence on what is left out because nobody scored it; "" if nothing is. HTML."""
+def _unscored(arms: Sequence[Measured]) -> str:
     n, ways = sum(arm.n_unscored for arm in arms), sum(arm.n_unscored > 0 for arm in arms)
     if not n:
         return ""

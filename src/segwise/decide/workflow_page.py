@@ -12,7 +12,7 @@ from segwise.decide import ownership
 from segwise.decide.assumed import assumptions
 from segwise.decide.choice import duel, kept, left_out, named
 from segwise.decide.effort import effort
-from segwise.decide.measured import Measured, by_person, read, unscored
+from segwise.decide.measured import Measured, by_person, read
 from segwise.decide.mending import in_words
 from segwise.decide.scenario import KINDS, Scenario
 from segwise.decide.shift import DEADLINES_S
@@ -39,11 +39,11 @@ def page(run_dir: Path | str, scenario: Scenario, *, models: Sequence[str] = ())
     Raises:
         RunError: not a run, or nothing was measured. SpecError: a model that is not in the run.
     """
-    arms, about = read(run_dir)
+    arms, about, late = read(run_dir)
     arms = [arm for model in dict.fromkeys(models) for arm in named(arms, model, "model")] if models else arms
     arms = fastest_first(arms, scenario)
     headline, sentences, decided = verdict(arms, scenario)
-    sentences += [text] if (text := unscored(arms)) else []
+    sentences += [late] if late else []
     title = f"Workflow · {(about.get('plan') or {}).get('name', 'run')} · {scenario.title}"
     header = f"<h1>{e(title)}</h1>" + shell.answer(headline, sentences, decided=decided, scope=scope(scenario))
     return shell.whole(title, header, sections(arms, scenario))

@@ -159,7 +159,7 @@ def _union(run: Run, union: str, sides: list[list[Record]], own: list[Record]) -
         single = ("reference", "reference_ml", "seeds", "label")
         shared = {key: value for key, value in first.provenance.items() if key not in single}
         sizes = [record.provenance.get("reference_ml") for record in parts]
-        if all(isinstance(ml, int | float) for ml in sizes):
+        if all(sides) and all(isinstance(ml, int | float) for ml in sizes):
             shared["reference_ml"] = sum(sizes)
         changed = {
             "target": union,

@@ -114,13 +114,13 @@ def _add(base: Base, path: Path, name: str) -> None:
     rows = read_rows(path, name)
     if not any(rows.values()):
         raise FileError(f"{name}: holds no row; expected [[result]] and so on, see docs/how-to/evidence.md")
-    _structures(base, rows["results"], name)
     for table in ("models", "datasets"):
         known = set(base.values(table, "id"))
         for number, row in enumerate(rows[table], start=1):
             if row["id"] in known:
                 raise FileError(f'{name}: {table[:-1]}[{number}]: id: "{row["id"]}" is in the base already')
         _insert(base, table, rows[table])
+    _structures(base, rows["results"], name)
     for table, keys in {
         "results": {"model_id": "models", "dataset_id": "datasets"},
         "compute": {"model_id": "models"},
@@ -171,7 +171,8 @@ def _each_once(base: Base, rows: Sequence[Mapping[str, Any]], name: str) -> None
 
 def _completed(row: dict[str, Any]) -> dict[str, Any]:
     """A result with what follows from the rest: its structure, the kind of its prompt, and where it was printed."""
-    structure = row["structure"] or (None if row["target"].startswith("mean") else anatomy.resolve(row["target"]).name)
+    word = row["structure"] or ("" if row["target"].startswith("mean") else row["target"])
+    structure = anatomy.resolve(word).name if word else None
     kind = row["prompt_kind"] or prompt_kind(row["prompt"])
     return {**row, "structure": structure, "prompt_kind": kind, "printed_in": row["printed_in"] or row["source"]}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -79,6 +79,10 @@ class Arm:
             if item in wanted:
                 by_person[person].append(fmean(found))
         return fmean(map(fmean, by_person.values())) if by_person else None
+
+    def each(self, measure: str) -> dict[Item, float]:
+        """Mean of a measure over the draws of each item that it is defined for."""
+        return {item: fmean(found) for (_, item), found in self._by_item(measure).items()}
 
     def _by_item(self, measure: str) -> dict[tuple[str, Item], list[float]]:
         found: dict[tuple[str, Item], list[float]] = defaultdict(list)
@@ -183,9 +187,14 @@ def panels(arms: Sequence[Arm], *, at_most: int = 3) -> list[Panel]:
 
 
 def each_once(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Outcomes without unions of two sides that are there themselves."""
-    there = {outcome.item for outcome in outcomes if outcome.status == "done"}
-    return [o for o in outcomes if (*o.item[:2], f"left {o.item[2]}") not in there]
+    """Outcomes without unions of two sides that are there themselves, or that were put together from those there."""
+    there = {outcome.item for outcome in outcomes if outcome.status in ("done", "undefined")}
+    return [o for o in outcomes if not _doubled(o, there)]
+
+
+def _doubled(outcome: Outcome, there: Collection[Item]) -> bool:
+    sides = [(*outcome.item[:2], f"{side} {outcome.item[2]}") in there for side in ("left", "right")]
+    return any(sides) if outcome.union else all(sides)
 
 
 def without_doubles(arm: Arm) -> Arm:

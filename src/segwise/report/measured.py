@@ -129,7 +129,8 @@ def _own(gathered: Gathered, target: str, metric: str, *, reporter: str) -> list
         value = arm.mean(measure, items)
         if value is not None:
             figure = _figure(arm, items, value, metric, gathered.metrics[measure], reporter=reporter)
-            each = {item: mean for item in items if (mean := arm.mean(measure, [item])) is not None}
+            wanted = set(items)
+            each = {item: mean for item, mean in arm.each(measure).items() if item in wanted}
             found.append(_Own(figure, each, {o.item: o.person for o in arm.outcomes}))
     return found
 

@@ -79,46 +79,58 @@ def _forecast(recipe: Recipe, device: str, budget_gb: float | None) -> Forecast:
     many, step_s, valid_s = _probed(recipe, size, device) if size > 1 else _probed(recipe, 1, device)
     sample = max((many - one) / (size - 1), 0.0) if size > 1 else 0.0
     settings = recipe.settings
-    more_gb, saved_s = _kept(recipe, size)
+    more_gb, encoding_s = _kept(recipe, size)
     many += more_gb
     checks = settings.steps // settings.validate_every + 1 if settings.validate_every else 0
     fits = None
     if budget_gb is not None:
         room = budget_gb - (many - size * sample)
         fits = size if many <= budget_gb else max(0, int(room / sample)) if sample else 0
-    seconds = max(settings.steps * step_s - saved_s, 0.1 * settings.steps * step_s) + checks * valid_s
+    seconds = settings.steps * step_s + checks * valid_s + encoding_s
     return Forecast(seconds, many, step_s, sample, size, fits)
 
 
 def _kept(recipe: Recipe, size: int) -> tuple[float, float]:
-    """(GB more, seconds less) of features that a training keeps and a probe is too short to show."""
-    to_come = getattr(recipe.objective, "to_come", None)
-    if to_come is None or not getattr(recipe.objective, "frozen", False):
+    """(GB more, seconds) of features that a training makes once and keeps: a probe is too short to show them."""
+    objective: Any = recipe.objective
+    if not _spent(recipe):
         return 0.0, 0.0
     stream: Any = recipe.stream
-    more, saved_s = to_come(stream.views, recipe.settings.steps * size * recipe.settings.gather)
-    return more / 1e9, float(saved_s)
+    batches = recipe.settings.steps / objective.rounds * recipe.settings.gather
+    more, seconds = objective.to_come(stream.views, int(batches * size))
+    return more / 1e9, float(seconds)
+
+
+def _spent(recipe: Recipe) -> float:
+    """Seconds so far on features that are kept, which are not part of a step."""
+    return float(getattr(recipe.objective, "spent_s", 0.0))
 
 
 def _probed(recipe: Recipe, size: int, device: str) -> tuple[float, float, float]:
-    """(greatest memory so far in GB, seconds a step, seconds a validation) of a few steps."""
+    """(greatest memory so far in GB, seconds a step, seconds a validation) of a few steps.
+
+    Without what is spent on features that are kept.
+    """
     stream: Any = recipe.stream
     marks: list[tuple[float, int]] = []
 
+    def now() -> float:
+        return time.perf_counter() - _spent(recipe)
+
     def note(step: int, steps: int, left_s: float, measures: Mapping[str, float]) -> None:
-        marks.append((time.perf_counter(), step))
+        marks.append((now(), step))
 
     settings = dataclasses.replace(recipe.settings, steps=STEPS, warmup=1, validate_every=0)
     shorter = dataclasses.replace(recipe, stream=dataclasses.replace(stream, size=size), settings=settings)
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
+        begun = now()
         train(shorter, Path(folder), device=device, progress=note)
     (first, n), (last, m) = marks[0], marks[-1]
     step_s = (last - first) / (m - n) if m > n else (last - begun) / m
-    begun = time.perf_counter()
+    begun = now()
     if recipe.settings.validate_every:
         net = recipe.objective.net.eval()
         with torch.no_grad():
             recipe.objective.validate()
         net.train()
-    return memory_gb(device), step_s, time.perf_counter() - begun
+    return memory_gb(device), step_s, now() - begun

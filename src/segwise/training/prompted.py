@@ -56,7 +56,8 @@ class OnSlices:
         self.frozen = not any(p.requires_grad for p in net.encoding.parameters())
         self._kept: OrderedDict[str, Tree] = OrderedDict()
         self._bytes = 0
-        self._made, self._learned, self._spent_s = 0, 0, 0.0  # encodings, those of them in training, their seconds
+        self.spent_s = 0.0  # on features that are kept
+        self._made, self._learned = 0, 0  # of them all, and in training
         self._ways: dict[tuple[int, ...], Tensor] = {}
 
     def losses(self, batch: Sequence[Slice], rng: np.random.Generator) -> Iterator[tuple[Tensor, Measures]]:
@@ -145,12 +146,12 @@ class OnSlices:
         if one.key and one.key in self._kept:
             self._kept.move_to_end(one.key)
             return self._kept[one.key]
-        begun, learns = time.perf_counter(), torch.is_grad_enabled()
+        begun, learns = _now(device), torch.is_grad_enabled()
         with torch.no_grad():
             made = self.net.encode(torch.from_numpy(one.view)[None].to(device))
-        self._made, self._learned = self._made + 1, self._learned + learns
-        self._spent_s += time.perf_counter() - begun
         if one.key:
+            self._made, self._learned = self._made + 1, self._learned + learns
+            self.spent_s += _now(device) - begun
             self._kept[one.key] = made
             self._bytes += _size(made)
             while self._bytes > KEPT_BYTES and len(self._kept) > 1:
@@ -158,20 +159,26 @@ class OnSlices:
         return made
 
     def to_come(self, views: int, draws: int) -> tuple[int, float]:
-        """What keeping features will still bring in a training: (bytes more, seconds less).
+        """What features that are kept take in a training, after a probe of it: (bytes more, seconds of encoding).
 
         Args:
             views: different ones that there are to learn from.
-            draws: of a view in all steps, each as likely as the other.
+            draws: of a view in all batches, each as likely as the other.
         """
         if not self._kept or not views:
             return 0, 0.0
         each = self._bytes / len(self._kept)
         different = views * (1 - (1 - 1 / views) ** draws)
         room = KEPT_BYTES / each
-        again = draws - different if different <= room else draws * room / views
+        encoded = different if different <= room else max(different, draws * (1 - room / views))
         grown = min(KEPT_BYTES, self._bytes + max(0.0, different - self._learned) * each) - self._bytes
-        return int(max(0.0, grown)), max(0.0, again) * self._spent_s / max(1, self._made)
+        held = self._made - self._learned
+        return int(max(0.0, grown)), (encoded + held) * self.spent_s / self._made
+
+    @property
+    def rounds(self) -> float:
+        """Steps of a batch, on average."""
+        return 1.0 if self.user is None else float(np.mean(ROUNDS))
 
     def _on_slice(self, logits: Tensor, window: Grid) -> Tensor:
         """Logits [h, w] that cover a view, at the voxels of the slice [H, W]: as `frame.restore`, with gradients."""
@@ -222,6 +229,12 @@ def mapped_together(trees: Sequence[Tree]) -> Tree:
     if isinstance(first, list | tuple):
         return type(first)(mapped_together([tree[i] for tree in trees]) for i in range(len(first)))
     return torch.cat(list(trees))
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _size(tree: Tree) -> int:
