@@ -338,7 +338,7 @@ def _size_m(folder: ModelFolder, usual: float) -> float:
     """Millions of parameters of a net whose folder holds all of it, `usual` of others and where nothing is said."""
     n = folder.trained.get("parameters")
     whole = not any(_kind_of(part) == "adapters" for part in spec.parse(folder.spec).plus)
-    return round(n / 1e6, 4) if whole and isinstance(n, int) else usual
+    return float(f"{n / 1e6:.3g}") if whole and isinstance(n, int) else usual
 
 
 def _learned(folder: ModelFolder) -> dict[str, str | int | float | tuple[str, ...]]:
