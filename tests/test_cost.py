@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,6 +154,12 @@ def test_the_sensitivity_moves_every_assumption_alone():
     assert first.at == (pytest.approx(30), pytest.approx(1200))
     assert first.saved == (pytest.approx(10 - 3), pytest.approx(10 - 120))
     assert all(one.swing == 0 for one in moved[1:])
+
+
+def test_an_assumption_whose_ends_agree_may_turn_the_order_between_them():
+    one = ownership.Moved(key="a", low=0, high=2, saved=(5, 8), usual=-3, a_case=(1, 1), at=(1, 1))
+    assert one.turns and one.swing == 11
+    assert not replace(one, usual=6.0).turns and replace(one, usual=6.0).swing == 3
 
 
 @pytest.mark.parametrize("name", scenario.shipped())

@@ -91,7 +91,7 @@ def test_both_dearer_than_the_hand_is_said():
     ],
 )
 def test_a_break_even_says_its_direction(saved, a_case, at, said):
-    moved = Moved(key="box_s", low=1, high=2, saved=(saved, 0), a_case=(a_case, 0), at=(at, math.nan))
+    moved = Moved(key="box_s", low=1, high=2, saved=(saved, 0), usual=0.0, a_case=(a_case, 0), at=(at, math.nan))
     assert when(moved, 0) == said
 
 

@@ -203,7 +203,7 @@ class Moved:
 
     Attributes:
         key: of the assumption; low, high: the values tried.
-        saved: what the second way saves over all years at low and at high.
+        saved: what the second way saves over all years at low and at high; usual: at the assumed value.
         a_case: what the second way saves with every case at low and at high; below 0 it is the dearer one.
         at: the break-even at low and at high, nan if the lines do not cross.
     """
@@ -212,18 +212,19 @@ class Moved:
     low: float
     high: float
     saved: tuple[float, float]
+    usual: float
     a_case: tuple[float, float]
     at: tuple[float, float]
 
     @property
     def swing(self) -> float:
         """How much it matters."""
-        return abs(self.saved[1] - self.saved[0])
+        return max(*self.saved, self.usual) - min(*self.saved, self.usual)
 
     @property
     def turns(self) -> bool:
-        """Which way is cheaper depends on it."""
-        return self.saved[0] * self.saved[1] < 0
+        """Which way is cheaper depends on it; both ends may say the same, and the value between them the opposite."""
+        return max(*self.saved, self.usual) > 0 > min(*self.saved, self.usual)
 
 
 def sensitivity(first: Measured | None, second: Measured, scenario: Scenario) -> list[Moved]:
@@ -235,14 +236,21 @@ def sensitivity(first: Measured | None, second: Measured, scenario: Scenario) ->
         scenario: with the ranges.
     """
     found = []
+    usual = _saved(first, second, scenario)
     for key, assumed in scenario.assumptions.items():
         saved, a_case, at = [], [], []
         for value in (assumed.low, assumed.high):
             moved = scenario.with_value(key, value)
             a, b = by_hand(moved) if first is None else cost(first, moved), cost(second, moved)
-            saved.append(a.total(moved.horizon) - b.total(moved.horizon))
+            saved.append(_saved(first, second, moved))
             a_case.append(float(a.case.mean() - b.case.mean()))
             at.append(crossing(b.fixed - a.fixed, -a_case[-1]))
         ends = {name: (two[0], two[1]) for name, two in (("saved", saved), ("a_case", a_case), ("at", at))}
-        found.append(Moved(key=key, low=assumed.low, high=assumed.high, **ends))
+        found.append(Moved(key=key, low=assumed.low, high=assumed.high, usual=usual, **ends))
     return sorted(found, key=lambda one: (-one.swing, one.key))
+
+
+def _saved(first: Measured | None, second: Measured, scenario: Scenario) -> float:
+    """What the second way saves over all years."""
+    one = by_hand(scenario) if first is None else cost(first, scenario)
+    return one.total(scenario.horizon) - cost(second, scenario).total(scenario.horizon)
