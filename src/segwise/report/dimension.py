@@ -13,10 +13,10 @@ from statistics import fmean, median
 import numpy as np
 
 from segwise.report import figures
-from segwise.report.gather import Arm, Gathered, Panel, panel_of, total_seconds
-from segwise.report.markup import count, e, figure, interval, listing, n_bytes, number, seconds, table
+from segwise.report.gather import Arm, Gathered, Panel, panels, total_seconds
+from segwise.report.markup import count, e, figure, interval, listing, n_bytes, number, p_value, seconds, table
 from segwise.report.markup import note as said
-from segwise.report.statistics import Comparison, compare
+from segwise.report.statistics import ALPHA, compare, family_wise, minus, subject_means
 
 KINDS = ("slice-wise", "lifted", "native 3D")
 SLICEWISE = "slices"  # the lift that lets every slice answer for itself
@@ -29,27 +29,29 @@ def section(gathered: Gathered) -> str:
     arms = tuple(arm for arm in gathered.arms if arm.ranked and arm.key[0] and kind_of(arm))
     if len({kind_of(arm) for arm in arms}) < 2:
         return ""
-    panel = panel_of(arms)
-    if not panel.items:
+    panel = _widest(arms)
+    if panel is None:
         return said("No target was answered both by slice models and by volume models, so they are not compared.")
-    best = champions(panel)
-    chosen = panel_of(best)
-    result = compare(chosen.values, chosen.persons)
     order = sorted(range(len(panel.arms)), key=lambda i: (KINDS.index(kind_of(panel.arms[i])), panel.arms[i].label))
     drawn = [_series(panel, i) for i in order]
     caption = (
-        f"By kind: slice-wise first, then lifted, then native 3D; the kind stands before the model's name. On the "
-        f"{count(len(panel.items), 'target')} of {count(len(set(panel.persons)), 'person')} that all "
+        f"By kind: slice-wise first, then lifted, then native 3D; the kind stands before the model's name. All of it "
+        f"is about the {count(len(panel.items), 'target')} of {count(len(set(panel.persons)), 'person')} that these "
         f"{len(panel.arms)} arms answered."
     )
-    if chosen.items != panel.items:
-        more = f"{count(len(chosen.items), 'target')} of {count(result.n_subjects, 'person')}"
-        caption += f" The words above are about the best of each kind on the {more} that these answered."
+    gone = [e(arm.label) for arm in arms if arm not in panel.arms]
+    caption += f" Left out, as they answered fewer: {listing(gone)}." if gone else ""
     return (
-        said(answer(chosen, result, gathered.primary))
+        said(answer(panel, gathered.primary))
         + figure(figures.forest(drawn, measure=gathered.primary, name="dimension"), caption)
         + _table(panel, order, gathered.primary)
     )
+
+
+def _widest(arms: Sequence[Arm]) -> Panel | None:
+    """Of the sets of arms with several kinds the one that shares most persons, then targets; None if there is none."""
+    found = [panel for panel in panels(arms) if len({kind_of(arm) for arm in panel.arms}) > 1]
+    return max(found, key=lambda p: (len(set(p.persons)), len(p.items), len(p.arms)), default=None)
 
 
 def kind_of(arm: Arm) -> str:
@@ -65,22 +67,26 @@ def kind_of(arm: Arm) -> str:
     return KINDS[0] if lift in ("", SLICEWISE) or (lift == CHUNKS and not deep) else KINDS[1]
 
 
-def champions(panel: Panel) -> tuple[Arm, ...]:
-    """The arm of each kind with the best mean over persons, in the order of `KINDS`."""
-    found: dict[str, tuple[float, Arm]] = {}
+def champions(panel: Panel) -> tuple[int, ...]:
+    """The arm of each kind with the best mean over persons, in the order of `KINDS`; places in the panel."""
+    found: dict[str, int] = {}
     means = compare(panel.values, panel.persons, n_boot=1).mean
-    for arm, mean in zip(panel.arms, means.tolist(), strict=True):
-        kind = kind_of(arm)
-        if kind not in found or mean > found[kind][0]:
-            found[kind] = (mean, arm)
-    return tuple(found[kind][1] for kind in KINDS if kind in found)
+    for i in sorted(range(len(panel.arms)), key=lambda i: (-means[i], i)):
+        found.setdefault(kind_of(panel.arms[i]), i)
+    return tuple(found[kind] for kind in KINDS if kind in found)
 
 
-def answer(panel: Panel, result: Comparison, measure: str) -> str:
-    """In words: which kind is ahead on accuracy, decided or not, and what the others cost."""
+def answer(panel: Panel, measure: str) -> str:
+    """In words: which kind is ahead on accuracy, decided or not, and what the others cost.
+
+    As the best of each kind was chosen from many, what is beyond chance is decided over all pairs of arms of two kinds
+    (`statistics.family_wise`).
+    """
+    best = champions(panel)
+    result = compare(panel.values[:, best], panel.persons)
     told = []
     for i in result.order:
-        arm = panel.arms[i]
+        arm = panel.arms[best[i]]
         spent, peak = _seconds(arm, panel), _peak(arm)
         lost = arm.mean(CONTINUITY, panel.items)
         than = "less" if lost is not None and lost >= 0 else "more"
@@ -90,14 +96,31 @@ def answer(panel: Panel, result: Comparison, measure: str) -> str:
             f"{n_bytes(peak)} a target"
         )
     first, second = result.order[0], result.order[1]
+    chance = _chance(panel)
+    tied = [first]
+    for i in result.order[1:]:
+        sure = chance[frozenset((best[first], best[i]))] < ALPHA and result.difference_low[first, i] > 0
+        tied += [] if sure else [i]
     bounds = interval(float(result.difference_low[first, second]), float(result.difference_high[first, second]))
     ahead = " ".join(filter(None, (number(float(result.difference[first, second])), e(measure), bounds)))
-    if len(result.top) == 1:
-        verdict = f"<b>{kind_of(panel.arms[first])}</b> is ahead by {ahead}, beyond chance."
+    pairs = (
+        f"p {p_value(chance[frozenset((best[first], best[second]))])} over {count(len(chance), 'pair')} of two kinds"
+    )
+    if len(tied) == 1:
+        verdict = f"<b>{kind_of(panel.arms[best[first]])}</b> is ahead by {ahead}, beyond chance ({pairs})."
     else:
-        tied = listing([kind_of(panel.arms[i]) for i in result.top])
-        verdict = f"Cannot decide between {tied} on {count(result.n_subjects, 'person')}: {ahead} apart."
+        names = listing([kind_of(panel.arms[best[i]]) for i in tied])
+        verdict = f"Cannot decide between {names} on {count(result.n_subjects, 'person')}: {ahead} apart ({pairs})."
     return f"{verdict} Best of each kind, mean {e(measure)}: {'; '.join(told)}."
+
+
+def _chance(panel: Panel) -> dict[frozenset[int], float]:
+    """p of every pair of arms of two kinds, corrected for all of them together."""
+    means, n = subject_means(panel.values, panel.persons), len(panel.arms)
+    kinds = [kind_of(arm) for arm in panel.arms]
+    pairs = [(i, j) for i in range(n) for j in range(i) if kinds[i] != kinds[j]]
+    found = family_wise(np.column_stack([minus(means[:, i], means[:, j]) for i, j in pairs]))
+    return {frozenset(pair): float(p) for pair, p in zip(pairs, found, strict=True)}
 
 
 def _seconds(arm: Arm, panel: Panel) -> float | None:
