@@ -188,6 +188,5 @@ def test_an_adapter_is_compared_between_the_places_and_over_the_persons_that_bot
     assert (found.ends, found.n) == ((3.0, 10.0), 2)
     assert found.losses == pytest.approx((0.1, 0.2)) and found.mean == pytest.approx(0.1) and not found.sure
     nobody = Line("other", (3.0, 10.0), values[:2, :1], 1, ("z",))
-    assert "cannot be compared" in adapted.answer(
-        part, nobody, Family("spacing", "", "{} mm", (part, nobody), ()), "DSC"
-    )
+    family = Family("spacing", "", "{} mm", (part, nobody), ())
+    assert "cannot be compared" in adapted.answer(part, nobody, adapted.kept(part, nobody), family, "DSC")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from segwise.errors import SpecError
 from segwise.report.conditions import Family, Line
 from segwise.report.markup import count, e, number
-from segwise.report.statistics import ALPHA, Floats, interval_of_mean, signed_rank, subjects_needed
+from segwise.report.statistics import ALPHA, Floats, holm, interval_of_mean, signed_rank, subjects_needed
 from segwise.spec import parse
 
 
@@ -28,6 +28,7 @@ class Kept:
         low, high: of the bootstrap interval over persons; nan with one.
         sure: beyond chance.
         n: persons.
+        p: of the signed-rank test.
         ends: the first and last place that both have.
         losses: of the arm and of the other one between them, mean over the same persons.
     """
@@ -37,6 +38,7 @@ class Kept:
     high: float
     sure: bool
     n: int
+    p: float = 1.0
     ends: tuple[float, float] = (float("nan"), float("nan"))
     losses: tuple[float, float] = (float("nan"), float("nan"))
 
@@ -54,8 +56,10 @@ def _of_base(base: str, lines: Sequence[Line], family: Family, measure: str) -> 
     others = [line for line in lines if not line.volumes]
     if not made or not others:
         return ""
-    told = "".join(f"<li>{answer(one, other, family, measure)}</li>" for one in made for other in others)
-    every = [kept(one, other) for one in made for other in others]
+    pairs = [(one, other) for one in made for other in others]
+    every = _together([kept(one, other) for one, other in pairs])
+    answers = [answer(*pair, found, family, measure) for pair, found in zip(pairs, every, strict=True)]
+    told = "".join(f"<li>{text}</li>" for text in answers)
     better = sum(one.sure and one.mean > 0 for one in every)
     verdict = (
         "none of them is shown to flatten the fall"
@@ -76,9 +80,14 @@ def _sees(base: str) -> str:
     return "" if deep else "; where the model shows it single slices, such an adapter acts in the plane only"
 
 
-def answer(one: Line, other: Line, family: Family, measure: str) -> str:
+def _together(found: Sequence[Kept]) -> list[Kept]:
+    """Holm's correction over the comparisons of one base."""
+    told = holm(np.array([one.p for one in found]))
+    return [replace(one, p=float(p), sure=one.sure and bool(p < ALPHA)) for one, p in zip(found, told, strict=True)]
+
+
+def answer(one: Line, other: Line, found: Kept, family: Family, measure: str) -> str:
     """In words: what an arm loses along the axis, and whether that is less than another one loses."""
-    found = kept(one, other)
     if not found.n:
         return f"<b>{e(one.label)}</b> and {e(other.label)} share no persons or places: they cannot be compared."
     lost, there = found.losses
@@ -105,9 +114,10 @@ def kept(one: Line, other: Line) -> Kept:
     gain = theirs - mine
     low, high = (float(bound[0]) for bound in interval_of_mean(gain[:, None], people))
     enough = len(people) >= subjects_needed(1, alpha=ALPHA)
-    sure = enough and (low > 0 or high < 0) and float(signed_rank(gain[:, None])[0]) < ALPHA
+    p = float(signed_rank(gain[:, None])[0])
+    sure = enough and (low > 0 or high < 0) and p < ALPHA
     losses = (float(mine.mean()), float(theirs.mean()))
-    return Kept(float(gain.mean()), low, high, bool(sure), len(people), (ends[0], ends[-1]), losses)
+    return Kept(float(gain.mean()), low, high, bool(sure), len(people), p, (ends[0], ends[-1]), losses)
 
 
 def _loss(line: Line, people: Sequence[str], ends: Sequence[float]) -> Floats:
