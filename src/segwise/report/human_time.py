@@ -150,7 +150,8 @@ def answer(named: Arm, boxed: Arm, found: Sequence[Trade], measure: str) -> str:
     )
     unsure = sum(not one.sure for one in found)
     doubt = (
-        f"Cannot decide beyond chance for {count(unsure, 'structure')} of {len(found)}: there it reads means alone. "
+        f"Cannot decide beyond chance for {count(unsure, 'structure')} of {len(found)} (each by itself, whatever their "
+        "number): there it reads means alone. "
     )
     times = (
         f"A click counts {CLICK_S:g} s (assumed), a box {BOX_S:g} s (published), as in the scenario small-hospital of "

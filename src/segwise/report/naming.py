@@ -61,7 +61,10 @@ def section(records: Sequence[Record], scores: Sequence[Score]) -> str:
     notes += [f"<li>{line}</li>" for line in absent(records, scores)]
     drawn = [s for i, (model, found) in enumerate(by_model.items()) if (s := _series(model, found, i))]
     svg = figures.lines(drawn, measure=plain.primary, along="wrong letters", name="naming", log=False) if drawn else ""
-    caption = "Mean over persons, refusals as 0; bands: bootstrap over persons."
+    caption = (
+        "Mean over persons, refusals as 0; bands: bootstrap over persons. Beyond chance is said of each way to say a "
+        "name by itself, whatever their number."
+    )
     return f"<ul>{''.join(notes)}</ul>{figure(svg, caption)}{_table(by_model, plain.primary)}"
 
 

@@ -76,7 +76,10 @@ def section(gathered: Gathered) -> str:
         chosen = [_series(curve, i) for i, curve in enumerate(found) if curve.of_mm == of_mm]
         if chosen:
             drawn.append(figures.lines(chosen, measure=measure, along=along, name=f"prompt-{name}", log=False))
-    caption = "Mean over persons on the same targets at every place; bands: bootstrap over persons."
+    caption = (
+        "Mean over persons on the same targets at every place; bands: bootstrap over persons. What a curve loses is "
+        "said of each by itself, whatever their number."
+    )
     return (
         f"<ul>{notes}</ul>" + "".join(figure(svg, caption) for svg in drawn) + _table(found, measure) + _needs(gathered)
     )

@@ -21,10 +21,10 @@ from segwise.report.outcome import Item
 from segwise.report.statistics import (
     ALPHA,
     Floats,
+    family_wise,
     highest,
     interval_of_mean,
     minus,
-    signed_rank,
     subject_means,
     subjects_needed,
 )
@@ -39,6 +39,7 @@ class Transfer:
         arm, best: labels of the chosen arm, and of the tested part's own best.
         value: mean of the chosen arm over the tested part's persons.
         lost: [P] of each person: what the own best arm has more.
+        p: of that, over all arms that might have been the best there (`statistics.family_wise`).
     """
 
     chosen_on: str
@@ -47,6 +48,7 @@ class Transfer:
     best: str
     value: float
     lost: Floats
+    p: float
 
     @property
     def sure(self) -> bool:
@@ -54,7 +56,7 @@ class Transfer:
         if self.arm == self.best or len(self.lost) < subjects_needed(1, alpha=ALPHA):
             return False
         low, _ = interval_of_mean(self.lost[:, None], [str(i) for i in range(len(self.lost))])
-        return bool(low[0] > 0) and float(signed_rank(self.lost[:, None])[0]) < ALPHA
+        return bool(low[0] > 0) and self.p < ALPHA
 
 
 def section(gathered: Gathered) -> str:
@@ -118,8 +120,9 @@ def _equals(part_of: Callable[[Item], str], part: str, *, other: bool = False) -
 
 
 def _transfer(arms: Sequence[Arm], table_: Floats, a: str, b: str, chosen: int, best: int) -> Transfer:
-    lost = minus(table_[:, best], table_[:, chosen])
-    return Transfer(a, b, arms[chosen].label, arms[best].label, float(table_[:, chosen].mean()), lost)
+    lost = minus(table_, table_[:, [chosen]])
+    p = float(family_wise(lost)[best])
+    return Transfer(a, b, arms[chosen].label, arms[best].label, float(table_[:, chosen].mean()), lost[:, best], p)
 
 
 def _table_of(arms: Sequence[Arm], wanted: Callable[[Item], bool]) -> Floats:
