@@ -318,6 +318,8 @@ def test_score_says_where_data_or_records_are_missing(data, tmp_path):
     with pytest.raises(RunError, match=r"case c0 of toy is no longer in .*; say where the data are now"):
         compare.score(out, ["volume"])
     assert compare.score(out, ["volume"], data=tmp_path / "moved") > 0
+    with pytest.raises(RunError, match="nowhere is no folder; expected where the data of"):
+        compare.score(out, ["volume"], data=tmp_path / "nowhere")  # though nothing is left to score
 
 
 def test_crops_are_small_and_whole(data, tmp_path):

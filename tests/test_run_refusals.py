@@ -49,6 +49,7 @@ def cli(*words):
         ('models = ["sam(size=b)"]\nprompters = ["box2d"]', "sam has no weights here"),
         ('scenario = "nope"', 'no scenario "nope"; there are'),
         ('targets = ["nothing"]', "targets: no case has nothing"),
+        ('groups = { a = ["livr"], b = ["spleen"] }', "groups: a: no case has livr; did you mean liver?"),
     ],
 )
 def test_a_study_trains_nothing_for_a_comparison_that_is_refused(data, tmp_path, monkeypatch, top, message):

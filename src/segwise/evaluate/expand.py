@@ -67,6 +67,7 @@ def expand(plan: Plan, sources: Sequence[Source]) -> Expansion:
     arms = _arms(plan)
     wanted = _wanted(plan, sources)
     _there_to_remove(plan, sources)
+    _known_in_groups(plan, sources)
     found = _Found()
     for arm in arms:
         for source in sources:
@@ -199,6 +200,17 @@ def _there_to_remove(plan: Plan, sources: Sequence[Source]) -> None:
                 raise PlanError(
                     f"{plan.name}: conditions: {text}: no case has {word}; there are {', '.join(names[:40])}"
                 )
+
+
+def _known_in_groups(plan: Plan, sources: Sequence[Source]) -> None:
+    """Refuse a name in a group that no case has and the vocabulary does not know either."""
+    cases = [case for source in sources for case in source.cases]
+    for name, words in plan.groups:
+        for word in words:
+            meant = anatomy.resolve(word)
+            if not meant.known and not any(references.matching(case, word) for case in cases):
+                hint = f"; did you mean {' or '.join(meant.near)}?" if meant.near else ""
+                raise PlanError(f"{plan.name}: groups: {name}: no case has {word}{hint}")
 
 
 def grouped(plan: Plan, sources: Sequence[Source]) -> Plan:

@@ -45,6 +45,8 @@ def score(run: Run, metrics: Sequence[str] = (), *, data: Path | None = None, pr
         RunError: the run holds no record, or its data are not where they were.
         CatalogError: an unknown metric.
     """
+    if data is not None and not data.is_dir():
+        raise RunError(f"{data} is no folder; expected where the data of {run.path} are now")
     about = run.about()
     wanted = [assemble.metric_info(text) for text in metrics or about["plan"]["metrics"]]
     chosen = [assemble.metric(spec) for spec in {str(spec): spec for spec in wanted}.values()]
