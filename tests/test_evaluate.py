@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -125,6 +126,42 @@ def test_every_model_gets_the_same_first_prompt_and_equal_predictions_get_equal_
     entries = Ledger(tmp_path / "run/ledger").entries()
     assert len({json.dumps(e, sort_keys=True) for e in entries}) == len(entries)
     assert all(e["marks"] is None or Prompt.from_json(e["marks"]).digest == e["hash"] for e in entries)
+
+
+HEAVY = '''
+"""Keeps features that are large, and fills everything."""
+
+import numpy as np
+
+from segwise.card import ModelCard
+from segwise.segmenter import Prediction, Segmenter, State
+
+CARD = ModelCard(title="Heavy", summary="Keeps much.", family="floor", takes=("box",))
+
+
+class Heavy(Segmenter):
+    digest, encoder = "heavy", "heavy"
+
+    def encode(self, volume, *, store):
+        store.get([f"heavy{volume.digest}"], lambda places: [np.ones(30_000_000)])  # 240 MB
+        return State(volume, volume.grid, store)
+
+    def segment(self, state, asks):
+        shape = (1, *state.grid.shape)
+        return [Prediction(ask.prompt, np.ones(shape, np.float32), state.grid) for ask in asks]
+
+
+def load() -> Heavy:
+    return Heavy()
+'''
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux' peak memory begun anew")
+def test_the_memory_of_a_model_is_not_that_of_the_one_before(tmp_path):
+    with members.installed(tmp_path / "pkg", {**members.THREE, "models/heavy.py": HEAVY}):
+        data = toys.make(tmp_path / "data")
+        peaks = {r.model: r.peak_bytes for r in _done(data, tmp_path / "run", ["heavy", "box-fill"], ["box3d"])}
+    assert peaks["heavy"] - peaks["box-fill"] > 200_000_000
 
 
 def test_masks_do_not_depend_on_the_reference(data, tmp_path):

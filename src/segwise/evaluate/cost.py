@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import gc
 import platform
 import subprocess
 import sys
@@ -90,6 +92,13 @@ class Peak:
         self.n_bytes = peak_bytes()
         cuda = _cuda()
         self.device_bytes = 0 if cuda is None else int(cuda.max_memory_allocated())
+
+
+def give_back() -> None:
+    """Hand memory that nothing holds any more back to the system, so that it does not count as the next one's peak."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc: its heap keeps what was freed
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_bytes() -> int:

@@ -78,6 +78,7 @@ class Worker:
 
     def __call__(self, task: Task) -> list[Record]:
         """What became of a task; nothing is appended to the run here."""
+        self._make_room(task.model)
         with cost.Peak() as peak:
             try:
                 play = self._play(task)
@@ -113,10 +114,18 @@ class Worker:
             self._volume[key] = timed(case.volume)
         return self._volume[key]
 
+    def _make_room(self, spec: str) -> None:
+        """Forget models of another base and their features, whose memory would count as this one's."""
+        base = assemble.base_name(spec)
+        others = [own for own in self._built if assemble.base_name(own) != base]
+        if others:
+            for own in others:
+                del self._built[own]
+            self._store.clear()
+            cost.give_back()
+
     def _model(self, spec: str) -> Built:
         if spec not in self._built:
-            base = assemble.base_name(spec)
-            self._built = {s: built for s, built in self._built.items() if assemble.base_name(s) == base}
             self._built[spec] = assemble.build(spec)
         return self._built[spec]
 
