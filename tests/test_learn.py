@@ -303,6 +303,7 @@ def test_out_of_memory_is_one_message_and_the_checkpoint_stays(data, tmp_path, m
 def test_a_net_without_room_is_one_message(data, tmp_path, monkeypatch, capsys):
     words = ["adapt", "sam(size=nano)+lora(rank=100000000000000)", str(data), "-o", str(tmp_path / "a")]
     monkeypatch.setattr(sys, "argv", ["segwise", *words])
+    monkeypatch.delenv("SEGWISE_DEBUG", raising=False)
     with pytest.raises(SystemExit) as left:
         program.main()
     said = capsys.readouterr().err

@@ -70,10 +70,10 @@ def test_the_page_has_the_section_where_the_plan_names_groups():
 def test_groups_know_sides_and_other_names(tmp_path):
     """A word is what the cases call so: a structure, its raw name, or both sides of it."""
     home = demo.write_cases(tmp_path / "data")
-    content = {"models": ["box-fill"], "prompters": ["box2d"], "groups": {"two": ["kidney"], "one": ["Liver", "moon"]}}
+    content = {"models": ["box-fill"], "prompters": ["box2d"], "groups": {"two": ["kidney"], "one": ["Liver", "prostate"]}}
     plan = api.preview(plans.build(content, name="mine", source="mine.toml"), home).plan
     assert {"left kidney", "right kidney"} <= set(dict(plan.groups)["two"])
-    assert {"liver", "moon"} <= set(dict(plan.groups)["one"])
+    assert {"liver", "prostate"} <= set(dict(plan.groups)["one"])
 
 
 def test_an_arm_without_a_group_does_not_empty_it_for_all():
