@@ -70,7 +70,11 @@ def test_the_page_has_the_section_where_the_plan_names_groups():
 def test_groups_know_sides_and_other_names(tmp_path):
     """A word is what the cases call so: a structure, its raw name, or both sides of it."""
     home = demo.write_cases(tmp_path / "data")
-    content = {"models": ["box-fill"], "prompters": ["box2d"], "groups": {"two": ["kidney"], "one": ["Liver", "prostate"]}}
+    content = {
+        "models": ["box-fill"],
+        "prompters": ["box2d"],
+        "groups": {"two": ["kidney"], "one": ["Liver", "prostate"]},
+    }
     plan = api.preview(plans.build(content, name="mine", source="mine.toml"), home).plan
     assert {"left kidney", "right kidney"} <= set(dict(plan.groups)["two"])
     assert {"liver", "prostate"} <= set(dict(plan.groups)["one"])
